@@ -1,0 +1,207 @@
+"""
+Manifests: the edits that one batch produced, as columns.
+
+What a task sends back for a chunk is its hash, key and CID as bytes: 100,000 of them as tuples take
+5.75 s through distributed, as columns 0.02 s.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeAlias, TypeVar
+
+import numpy as np
+from blake3 import blake3
+
+from hamt_bulk.block import text
+from hamt_bulk.errors import Conflict, InvalidInput
+from hamt_bulk.ragged import Bytes, Ints, Ragged
+
+HashFn: TypeAlias = Callable[[bytes], bytes]
+"""The hash that places keys in a tree: a digest of always the same length."""
+
+M = TypeVar("M", bound="Manifest")
+
+TOMBSTONE = b""
+"""In the place of a value's CID: the key is to be deleted."""
+
+
+def blake3_hashfn(data: bytes) -> bytes:
+    """The 32 bytes of blake3: the hash that places keys in py-hamt's trees."""
+    return blake3(data).digest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Manifest:
+    """
+    Edits in the order of their keys' hashes, each key once.
+
+    digests   uint8 (n, width): hash_fn(key)
+    keys      the keys, UTF-8
+    pointers  the CID of each key's value, or `TOMBSTONE`
+    """
+
+    digests: Bytes
+    keys: Ragged
+    pointers: Ragged
+
+    @classmethod
+    def of(cls, edits: Iterable[tuple[str, bytes]], hash_fn: HashFn = blake3_hashfn) -> Self:
+        """The manifest of (key, CID or `TOMBSTONE`) pairs; of a key that comes twice the last one counts."""
+        pairs = list(edits)
+        keys = encode_keys([key for key, _ in pairs])
+        return cls.from_columns(digests_of(keys, hash_fn), keys, [pointer for _, pointer in pairs])
+
+    @classmethod
+    def from_columns(cls, digests: Bytes, keys: Sequence[bytes], pointers: Sequence[bytes]) -> Self:
+        """The manifest of these rows; of a key that comes twice the last one counts."""
+        order = order_of(digests)
+        columns = Ragged.of(keys), Ragged.of(pointers)
+        return dedupe(cls(digests[order], columns[0].take(order), columns[1].take(order)))
+
+    @classmethod
+    def empty(cls, width: int = 32) -> Self:
+        """No edits."""
+        return cls(np.zeros((0, width), np.uint8), Ragged.of([]), Ragged.of([]))
+
+    @classmethod
+    def concat(cls, manifests: Sequence["Manifest"]) -> "Manifest":
+        """The rows of all `manifests` in the order of their hashes; rows of one key stay in theirs."""
+        if len(manifests) == 1:
+            return manifests[0]
+        if not manifests:
+            return cls.empty()
+        digests = np.concatenate([manifest.digests for manifest in manifests])
+        keys = Ragged.concat([manifest.keys for manifest in manifests])
+        pointers = Ragged.concat([manifest.pointers for manifest in manifests])
+        order = order_of(digests)
+        return cls(digests[order], keys.take(order), pointers.take(order))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __sizeof__(self) -> int:
+        return object.__sizeof__(self) + self.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        return self.digests.nbytes + self.keys.nbytes + self.pointers.nbytes
+
+    def slice(self, start: int, stop: int) -> Self:
+        """Rows `start` to `stop`."""
+        return type(self)(self.digests[start:stop], self.keys.slice(start, stop), self.pointers.slice(start, stop))
+
+    def take(self, rows: Ints) -> Self:
+        """The rows of these numbers, in this order."""
+        return type(self)(self.digests[rows], self.keys.take(rows), self.pointers.take(rows))
+
+    def part(self, first: int, last: int) -> "Manifest":
+        """The edits whose first hash byte is in `first` to `last` (inclusive)."""
+        start, stop = np.searchsorted(self.digests[:, 0], [first, last + 1])
+        return self.slice(int(start), int(stop))
+
+    def without_tombstones(self) -> "Manifest":
+        """The entries that are left when nothing was there before."""
+        kept = self.pointers.lengths > 0
+        return self if kept.all() else self.take(np.flatnonzero(kept))
+
+
+def encode_keys(keys: Sequence[str]) -> list[bytes]:
+    """The UTF-8 of `keys`. Raises `InvalidInput` for a key that is not text."""
+    try:
+        return [key.encode() for key in keys]
+    except (AttributeError, UnicodeEncodeError):
+        return [encode_key(key) for key in keys]
+
+
+def encode_key(key: str) -> bytes:
+    """A key's UTF-8. Raises `InvalidInput` for a key that is not text."""
+    if not isinstance(key, str):
+        raise InvalidInput(f"a key must be text, found {type(key).__name__} {key!r}")
+    try:
+        return key.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the key {key!r} has no UTF-8 form ({error.reason}): rename it") from None
+
+
+def digests_of(keys: Sequence[bytes], hash_fn: HashFn) -> Bytes:
+    """The hashes of `keys`, a row each."""
+    if not keys:
+        return np.zeros((0, 32), np.uint8)
+    if hash_fn is blake3_hashfn:
+        digests = [blake3(key).digest() for key in keys]
+    else:
+        digests = [hash_fn(key) for key in keys]
+        if not digests[0] or len(set(map(len, digests))) > 1:
+            raise InvalidInput("hash_fn must return bytes, always of the same length")
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(len(keys), -1)
+
+
+def merge(manifests: Sequence[Manifest]) -> Manifest:
+    """
+    All edits of tasks that ran side by side.
+
+    A key with the same CID twice is a task that ran again. A key with two CIDs has no right value:
+    raises `Conflict`.
+    """
+    rows = Manifest.concat(manifests)
+
+    def same(keys: list[bytes], pointers: list[bytes]) -> None:
+        for key in keys:
+            values = {pointer for k, pointer in zip(keys, pointers, strict=True) if k == key}
+            if len(values) > 1:
+                raise Conflict(conflict_message(key.decode(), values))
+
+    return dedupe(rows, same)
+
+
+def override(base: Manifest, edits: Manifest) -> Manifest:
+    """`base` after `edits`, tombstones included."""
+    return dedupe(Manifest.concat([base, edits]))
+
+
+def conflict_message(key: str, values: set[bytes]) -> str:
+    """What is wrong when `key` was given all of `values` by tasks of one build."""
+    shown = " and ".join(sorted(text(value) if value else "a deletion" for value in values))
+    return (
+        f"{key!r} was given {shown} by tasks that run side by side, so its value would depend on their order. "
+        "In an array it means that Dask chunks share a Zarr chunk: rechunk to whole Zarr chunks, or pass "
+        "align_chunks=True; elsewhere give each key to one task"
+    )
+
+
+def dedupe(rows: M, examine: Callable[[list[bytes], list[bytes]], None] | None = None) -> M:
+    """`rows` with each key once, its last. `examine` sees the keys and pointers of each shared hash first."""
+    digests = rows.digests
+    repeated = (digests[1:] == digests[:-1]).all(axis=1)
+    if not repeated.any():
+        return rows
+    keep = np.ones(len(rows), bool)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], repeated, [False]]).astype(np.int8)))
+    for start, stop in edges.reshape(-1, 2):
+        group = rows.slice(int(start), int(stop) + 1)
+        keys, pointers = list(group.keys), list(group.pointers)
+        if examine is not None:
+            examine(keys, pointers)
+        last = {key: index for index, key in enumerate(keys)}
+        keep[start : stop + 1] = False
+        keep[[start + index for index in last.values()]] = True
+    return rows.take(np.flatnonzero(keep))
+
+
+def order_of(digests: Bytes) -> Ints:
+    """The stable order of the rows by their bytes."""
+    count, width = digests.shape
+    if count < 2:
+        return np.arange(count)
+    padded = digests
+    if width % 8:
+        padded = np.zeros((count, width + -width % 8), np.uint8)
+        padded[:, :width] = digests
+    words = np.ascontiguousarray(padded).view(">u8").astype(np.uint64)
+    order = np.argsort(words[:, 0], kind="stable")
+    first = words[:, 0][order]
+    if (first[1:] == first[:-1]).any():
+        order = np.lexsort(words.T[::-1])
+    return order
+
+

@@ -1,0 +1,137 @@
+"""
+Runs py-hamt for the tests. `py_hamt.py` starts this in an environment of its own.
+
+Standard input is a socket that carries pickled messages with their length ahead, both ways. A request is
+`(command, arguments)`, `None` ends the process; the answer is `(True, result)` or `(False, traceback)`.
+
+Start it with `python -I`: else `import py_hamt` finds the client next to this file.
+"""
+
+import asyncio
+import base64
+import hashlib
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import blake3
+import multiformats
+import py_hamt  # type: ignore[import-not-found,unused-ignore]
+
+HASHERS: dict[str, Callable[[bytes], bytes]] = {
+    "blake3": lambda data: blake3.blake3(data).digest(),
+    "sha2-256": lambda data: hashlib.sha256(data).digest(),
+}
+"""The functions of blocks and of keys, by multihash name; both 32 bytes."""
+
+
+DAG_CBOR = 0x71
+
+
+def to_base32(cid: bytes) -> str:
+    """The text of a CID. `str` of a `multiformats.CID` takes longer than py-hamt takes for the key."""
+    return "b" + base64.b32encode(cid).decode().rstrip("=").lower()
+
+
+def from_base32(text: str) -> bytes:
+    """The bytes of a CID."""
+    return base64.b32decode(text[1:].upper() + "=" * (-(len(text) - 1) % 8))
+
+
+class BadBlock(Exception):
+    """A block is missing or is not what its CID says. No `KeyError`: py-hamt says "no such key" with that."""
+
+
+class DictCAS(py_hamt.ContentAddressedStore):  # type: ignore[misc,unused-ignore]
+    """Blocks in a dict, by the bytes of their CIDv1 of `hasher`. `load` verifies, and takes either hasher."""
+
+    def __init__(self, hasher: str, blocks: dict[str, bytes]) -> None:
+        self.hasher = hasher
+        self.blocks = {from_base32(text): block for text, block in blocks.items()}
+
+    async def save(self, data: bytes, codec: str) -> multiformats.CID:
+        cid = multiformats.CID("base32", 1, codec, (self.hasher, HASHERS[self.hasher](data)))
+        self.blocks[bytes(cid)] = data
+        return cid
+
+    async def load(
+        self,
+        id: multiformats.CID,
+        offset: int | None = None,
+        length: int | None = None,
+        suffix: int | None = None,
+    ) -> bytes:
+        block = self.blocks.get(bytes(id))
+        if block is None:
+            raise BadBlock(f"{id} is not among the {len(self.blocks)} blocks given")
+        if HASHERS[id.hashfun.name](block) != id.raw_digest:
+            raise BadBlock(f"the block given as {id} has another digest")
+        if offset is None:
+            return block if suffix is None else block[max(0, len(block) - suffix) :]
+        return block[offset:] if length is None else block[offset : offset + length]
+
+
+async def build(
+    items: Iterable[tuple[str, bytes]], max_bucket_size: int, hasher: str, key_hasher: str
+) -> dict[str, Any]:
+    """The tree after one `HAMT.set` per item, in order. The seconds include the saving of every block."""
+    cas = DictCAS(hasher, {})
+    cpu, wall = time.process_time(), time.perf_counter()
+    hamt = await py_hamt.HAMT.build(
+        cas=cas, hash_fn=HASHERS[key_hasher], max_bucket_size=max_bucket_size, values_are_bytes=True
+    )
+    for key, value in items:
+        await hamt.set(key, value)
+    await hamt.make_read_only()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {
+        "root": str(hamt.root_node_id),
+        "blocks": {to_base32(cid): block for cid, block in cas.blocks.items()},
+        "nodes": frozenset(to_base32(cid) for cid in cas.blocks if cid[1] == DAG_CBOR),
+        "cpu_seconds": cpu,
+        "wall_seconds": wall,
+    }
+
+
+async def open_(root: str, blocks: dict[str, bytes], keys: Iterable[str], key_hasher: str) -> dict[str, Any]:
+    """Every key of the tree, as py-hamt lists them, and what its `get` gives for each of `keys`."""
+    cas = DictCAS("blake3", blocks)
+    hamt = py_hamt.HAMT(
+        cas=cas,
+        hash_fn=HASHERS[key_hasher],
+        root_node_id=multiformats.CID.decode(root),
+        read_only=True,
+        values_are_bytes=True,
+    )
+    values: dict[str, bytes | None] = {}
+    for key in keys:
+        try:
+            values[key] = await hamt.get(key)
+        except KeyError:
+            values[key] = None
+    every_key = hamt.keys()
+    return {"keys": [key async for key in every_key], "values": values}
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"build": build, "open": open_}
+
+
+def main() -> None:
+    # Descriptor 0 becomes the connection's own. What libraries print cannot get in between.
+    connection: Connection[Any, Any] = Connection(sys.stdin.fileno())
+    while request := connection.recv():
+        command, arguments = request
+        try:
+            answer = (True, asyncio.run(COMMANDS[command](**arguments)))
+        except Exception:
+            answer = (False, traceback.format_exc())
+        connection.send(answer)
+
+
+if __name__ == "__main__":
+    with suppress(EOFError, ConnectionError):  # The tests may end first.
+        main()

@@ -163,8 +163,8 @@ def text(cid: bytes) -> str:
 
 
 def to_cid(cid: bytes) -> CID:
-    """The public form of a binary CID."""
-    return CID.decode(cid)
+    """The public form of a binary CID, whose text is base32."""
+    return CID.decode(cid).set(base="base32")
 
 
 def read_varint(data: Data, at: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ against the CIDs, and is as many blocks as it asked for.
 
 
 def drive(reads: Reads[T], load: Callable[[Sequence[bytes]], Sequence[Data]]) -> T:
-    """The answer of `reads`, fed by `load`. What `load` raises closes the traversal and goes to the caller."""
+    """The answer of `reads`, fed by `load`. What `load` raises closes it and goes to the caller."""
     with closing(reads):
         advance: Callable[[], Sequence[bytes]] = partial(next, reads)
         while True:

@@ -114,16 +114,16 @@ def read(root: bytes, start: int = 0, stop: int | None = None) -> Reads[bytes]:
     if start < 0 or (stop is not None and stop < 0):
         raise InvalidInput(f"{text(root)}: range [{start}, {stop}), expected bounds of 0 and up")
     _check_codec(root)
-    parts: list[memoryview | _Want] = [_Want(root, start, stop, None)] if stop is None or start < stop else []
+    parts: list[Data | _Want] = [_Want(root, start, stop, None)] if stop is None or start < stop else []
     for level in range(MAX_LEVELS + 2):
         wanted = list(dict.fromkeys(part.cid for part in parts if isinstance(part, _Want)))
         if not wanted:
             break
         if level > MAX_LEVELS:
-            raise MalformedNode(f"{text(root)}: leaves below level {level}, expected them at {MAX_LEVELS} or above")
+            raise MalformedNode(f"{text(root)}: more than {MAX_LEVELS} levels of nodes above a leaf")
         blocks = yield wanted
         nodes = {cid: _decode(cid, data) for cid, data in zip(wanted, blocks, strict=True)}
-        deeper: list[memoryview | _Want] = []
+        deeper: list[Data | _Want] = []
         for part in parts:
             if isinstance(part, _Want):
                 deeper.extend(_cut(part, nodes[part.cid]))
@@ -163,15 +163,19 @@ def _encode(children: Sequence[_Child]) -> bytes:
     return bytes(out + b"\x0a" + varint(len(file)) + file)
 
 
-def _cut(want: _Want, node: _Node) -> Iterator[memoryview | _Want]:
+def _cut(want: _Want, node: _Node) -> Iterator[Data | _Want]:
     """What makes up `want`, in order: bytes that `node` has itself, and what is wanted of its links."""
     total = node.size
     if want.size is not None and want.size != total:
-        raise MalformedNode(f"{text(want.cid)}: {total} bytes, expected the {want.size} that its parent records")
+        raise MalformedNode(
+            f"{text(want.cid)}: {total} bytes, expected the {want.size} that its parent records"
+        )
     start, stop, _ = slice(want.start, want.stop).indices(total)
-    if start < min(stop, len(node.inline)):
-        yield memoryview(node.inline)[start:stop]
     at = len(node.inline)
+    if at and start == 0 and stop >= at:
+        yield node.inline
+    elif start < min(stop, at):
+        yield memoryview(node.inline)[start:stop]
     for cid, size in zip(node.links, node.sizes, strict=True):
         first, last = max(start - at, 0), min(stop - at, size)
         if first < last:
@@ -219,10 +223,12 @@ def _decode_link(data: bytes) -> bytes:
             case 0x0A, bytes() if cid is None:
                 parse(value)
                 cid = value
-            case (0x12 | 0x18), _:
+            case ((0x12 | 0x18), _):
                 pass
             case _:
-                raise ValueError(f"tag {tag:#x} in a link, expected one CID (0xa), a name (0x12), a tsize (0x18)")
+                raise ValueError(
+                    f"tag {tag:#x} in a link, expected one CID (0xa), a name (0x12), a tsize (0x18)"
+                )
     if cid is None:
         raise ValueError("a link without a CID")
     return cid
@@ -233,21 +239,30 @@ def _decode_file(links: list[bytes], content: bytes | None) -> _Node:
     if content is None:
         raise ValueError("a dag-pb node without data, expected a UnixFS file")
     sizes: list[int] = []
-    once: dict[int, int | bytes] = {}
+    kind: int | None = None
+    inline: bytes | None = None
+    declared: int | None = None
     for tag, value in _fields(content):
-        if tag == 0x20 and isinstance(value, int):
-            sizes.append(value)
-        elif once.setdefault(tag, value) is not value and tag in (0x08, 0x12, 0x18):
-            raise ValueError(f"tag {tag:#x} twice in UnixFS data, expected it once")
-    kind, inline, declared = once.get(0x08), once.get(0x12, b""), once.get(0x18)
+        match tag, value:
+            case 0x20, int():
+                sizes.append(value)
+            case 0x08, int() if kind is None:
+                kind = value
+            case 0x12, bytes() if inline is None:
+                inline = value
+            case 0x18, int() if declared is None:
+                declared = value
+            case ((0x08 | 0x12 | 0x18), _):
+                raise ValueError(f"tag {tag:#x} twice in UnixFS data, expected it once")
+            case _:  # mode, mtime and the like
+                pass
     if kind != _FILE_TYPE and not (kind == _RAW_TYPE and not links):
         raise ValueError(f"UnixFS type {kind} with {len(links)} links, expected a file (2)")
     if len(sizes) != len(links):
         raise ValueError(f"{len(sizes)} block sizes, expected one for each of {len(links)} links")
     for link in links:
         _check_codec(link)
-    assert isinstance(inline, bytes)
-    node = _Node(inline, links, sizes)
+    node = _Node(inline or b"", links, sizes)
     if declared is not None and declared != node.size:
         raise ValueError(f"filesize {declared}, expected {node.size}, the sum of its parts")
     return node

@@ -59,4 +59,7 @@ def test_the_peer_refuses_missing_and_altered_blocks_and_lives_on(py_hamt: PyHam
         py_hamt.open(tree.root, {})
     with pytest.raises(PeerError, match="has another digest"):
         py_hamt.open(tree.root, {**tree.blocks, tree.root: b"\xa0"})
+    nodes = {cid: tree.blocks[cid] for cid in tree.nodes}
+    with pytest.raises(PeerError, match="is not among the 1 blocks given"):
+        py_hamt.open(tree.root, nodes, ["a"])
     assert py_hamt.open(tree.root, tree.blocks).keys == ["a"]

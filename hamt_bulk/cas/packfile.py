@@ -1,0 +1,171 @@
+"""
+Writing packs: immutable CARv2 files with their index.
+
+    tmp/HOST-PID-RANDOM        header with a data size of 0, payload, index; then the header again, and fsync
+    packs/nodes/NAME.car       dag-cbor blocks, renamed into place
+    packs/values/NAME.car      all others
+
+NAME is the blake3 of the sections' heads, lengths and CIDs, which determine the payload: a batch that
+is written twice has one name. Until the rename a pack does not exist, whatever happens to its writer.
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from blake3 import blake3
+
+from hamt_bulk.block import DAG_CBOR, Block, Data
+from hamt_bulk.car import HEADER_V2_BYTES, Section, header_v1, header_v2, section_head
+from hamt_bulk.car_index import encode_index, index_sections
+from hamt_bulk.cas.base import Receipt, Writer
+from hamt_bulk.cas.files import outside, replace_durably, write_all
+from hamt_bulk.errors import CASError
+
+KINDS = ("nodes", "values")
+"""Folders of packs. Told apart by codec, so that a store need not know what a tree is."""
+
+BUFFER_BYTES = 1 << 22
+"""Small blocks are collected up to this many bytes before they are written."""
+
+MAX_PACK_BYTES = 4 << 30
+"""A writer starts another pack beyond this size."""
+
+
+def kind_of(cid: bytes) -> str:
+    """The folder for the pack of a block."""
+    return "nodes" if cid[1] == DAG_CBOR else "values"
+
+
+def temporary_name() -> str:
+    """A name that no other writer on any host uses."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+class PackFile:
+    """One pack on its way."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._final = folder / "packs" / kind
+        self._path = folder / "tmp" / temporary_name()
+        self._name = blake3()
+        self._sections: dict[bytes, Section] = {}
+        self._failed: str | None = None
+        self._waiting: list[Data] = [header_v2(HEADER_V2_BYTES, 0, 0), header_v1()]
+        self._waiting_bytes = 0
+        self._at = len(self._waiting[1])
+        self.block_bytes = 0
+        with outside("cannot write", self._path):
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload so far."""
+        return self._at
+
+    def add(self, cid: bytes, data: Data) -> None:
+        """Takes a block, which has to stay as it is until `write`; one that is there already costs nothing."""
+        if cid in self._sections:
+            return
+        length = len(data)
+        head = section_head(cid, length)
+        self._name.update(head)
+        self._sections[cid] = Section(cid, self._at, self._at + len(head), length)
+        self._at += len(head) + length
+        self.block_bytes += length
+        self._waiting += (head, data)
+        self._waiting_bytes += len(head) + length
+        if self._waiting_bytes > BUFFER_BYTES:
+            self.write()
+
+    def write(self) -> None:
+        """Hands what was added to the operating system."""
+        if self._failed is not None:
+            raise CASError(f"this writer failed before: {self._failed}")
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        try:
+            with outside("cannot write", self._path):
+                write_all(self._file, waiting)
+        except CASError as error:
+            self._failed = str(error)
+            raise
+
+    def read(self, cid: bytes) -> bytes | None:
+        """A block that was added, or `None`."""
+        section = self._sections.get(cid)
+        if section is None:
+            return None
+        self.write()
+        with outside("cannot read", self._path):
+            return os.pread(self._file, section.data_length, HEADER_V2_BYTES + section.data_offset)
+
+    def finish(self) -> Receipt:
+        """Puts the pack in place, durably."""
+        index = encode_index(index_sections(self._sections.values()))
+        end = HEADER_V2_BYTES + self._at
+        self._waiting.append(index)
+        self.write()
+        final = self._final / f"{self._name.hexdigest()[:40]}.car"
+        with outside("cannot write", self._path):
+            os.pwrite(self._file, header_v2(HEADER_V2_BYTES, self._at, end), 0)
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = -1
+            replace_durably(self._path, final)
+        return Receipt(len(self._sections), self.block_bytes)
+
+    def drop(self) -> None:
+        """Leaves nothing behind."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            self._path.unlink(missing_ok=True)
+
+
+class PackWriter(Writer):
+    """Packs of one task, one of each kind at a time."""
+
+    def __init__(self, folder: Path, hasher: str) -> None:
+        super().__init__(hasher)
+        self._folder = folder
+        self._files: dict[str, PackFile] = {}
+        self._finished = Receipt()
+
+    def save_many(self, blocks: Iterable[Block]) -> None:
+        for cid, data in blocks:
+            kind = kind_of(cid)
+            file = self._files.get(kind)
+            if file is None:
+                file = self._files[kind] = PackFile(self._folder, kind)
+            file.add(cid, data)
+            if file.size > MAX_PACK_BYTES:
+                self._finished += file.finish()
+                del self._files[kind]
+        for file in self._files.values():
+            file.write()
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait for `flush`."""
+        return sum(file.size for file in self._files.values())
+
+    def read(self, cid: bytes) -> bytes | None:
+        """A block that waits for `flush`, or `None`."""
+        file = self._files.get(kind_of(cid))
+        return None if file is None else file.read(cid)
+
+    def flush(self) -> Receipt:
+        while self._files:
+            kind, file = next(iter(self._files.items()))
+            self._finished += file.finish()
+            del self._files[kind]
+        receipt, self._finished = self._finished, Receipt()
+        return receipt
+
+    def close(self) -> None:
+        while self._files:
+            self._files.popitem()[1].drop()
+
+

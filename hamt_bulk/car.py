@@ -22,6 +22,7 @@ from io import SEEK_END
 from typing import Any, BinaryIO, NamedTuple
 
 import dag_cbor
+from multiformats import CID
 
 from hamt_bulk.block import MAX_CID_BYTES, parse, read_varint, varint
 from hamt_bulk.errors import InvalidInput
@@ -193,7 +194,8 @@ def _decode_roots(data: bytes) -> tuple[bytes, ...]:
     """The roots in a v1 header. Whatever would not be written like that is refused."""
     try:
         header: Any = dag_cbor.decode(data)
-        roots = tuple(bytes(root) for root in header["roots"])
+        # `bytes` of a number would allocate that many.
+        roots = tuple(bytes(root) if isinstance(root, CID) else b"" for root in header["roots"])
     except Exception as error:  # hostile bytes also give KeyError, OverflowError, RecursionError and more
         what = f"its header of {len(data)} bytes is not dag-cbor with roots ({type(error).__name__})"
         raise InvalidInput(f"not a CAR: {what}") from error

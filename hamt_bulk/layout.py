@@ -153,12 +153,14 @@ class PyHamt:
         [block] = self.encode(1, Pieces(np.zeros_like(numbers), numbers, entries, np.arange(len(keys)), *columns))
         return block
 
-    def decode(self, cid: bytes, data: Data) -> list[Slot]:
+    def decode(self, cid: bytes, data: Data | list[Slot]) -> list[Slot]:
         """
         The 256 slots of a node of any bucket size. Raises `MalformedNode` when the block is something else.
 
-        That its bytes hash to `cid` is the store's care.
+        That its bytes hash to `cid` is the store's care. A node that a cache decoded passes through.
         """
+        if isinstance(data, list):
+            return data
         if len(data) > MAX_BLOCK_BYTES:
             raise MalformedNode(f"{text(cid)}: {len(data)} bytes, a node has at most {MAX_BLOCK_BYTES}")
         try:

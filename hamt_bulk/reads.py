@@ -19,7 +19,8 @@ Reads: TypeAlias = Generator[Sequence[bytes], Sequence[Data], T]
 A traversal whose answer is a `T`.
 
 It never asks for nothing, nor for one CID twice in a request. What it is sent has been verified
-against the CIDs, and is as many blocks as it asked for.
+against the CIDs, and is as many blocks as it asked for. In the place of a node's bytes it may be sent the
+node as a cache decoded it, since `layout.decode` lets that pass.
 """
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Generator, Sequence
+from inspect import GEN_CLOSED, getgeneratorstate
 
 import pytest
 
@@ -37,4 +38,4 @@ def test_what_load_raises_reaches_the_caller_and_closes_the_traversal(error: Exc
     with pytest.raises(type(error)) as raised:
         drive(reads, broken)
     assert raised.value is error
-    assert reads.gi_frame is None
+    assert getgeneratorstate(reads) == GEN_CLOSED

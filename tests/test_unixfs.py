@@ -17,15 +17,13 @@ from hamt_bulk.unixfs import MAX_LEVELS, MAX_LINKS, MAX_PIECES, links, read, siz
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "unixfs.json").read_text())["vectors"]
 
-LARGEST = max(vector["size"] for vector in VECTORS)
-
 type_file, type_raw, type_directory = b"\x08\x02", b"\x08\x00", b"\x08\x01"
 
 
 @pytest.fixture(scope="module")
 def content() -> memoryview:
     """The vectors' recipe, byte[i] = i % 251, at its longest. Every value is a view of it."""
-    return memoryview(bytes(range(251)) * (LARGEST // 251 + 1))
+    return memoryview(bytes(range(251)) * (max(vector["size"] for vector in VECTORS) // 251 + 1))
 
 
 class Blocks(dict[bytes, bytes]):
@@ -170,21 +168,15 @@ def same_child_twice(store: Blocks) -> bytes:
     return node(type_file + field(0x20, 7) + field(0x20, 7), [child, child])
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        foreign_leaves,
-        inline_before_links,
-        data_before_links,
-        mode_and_mtime,
-        link_of_an_old_cid,
-        same_child_twice,
-    ],
-)
+OTHERS = [foreign_leaves, inline_before_links, data_before_links, mode_and_mtime, link_of_an_old_cid]
+
+
+@pytest.mark.parametrize("make", [*OTHERS, same_child_twice])
 def test_nodes_of_other_importers_are_read(make: Callable[[Blocks], bytes]) -> None:
     store = Blocks()
     root = store.add(make(store))
-    whole = b"abcdefg" * (drive(size(root), store.load) // 7)
+    whole = b"abcdefg" * (2 if make is same_child_twice else 1)
+    assert drive(size(root), store.load) == len(whole)
     for start in range(len(whole) + 1):
         for stop in [None, *range(len(whole) + 2)]:
             assert drive(read(root, start, stop), store.load) == whole[start:stop]
@@ -234,13 +226,10 @@ def test_a_malformed_node_is_refused_by_name(data: bytes, message: str) -> None:
     assert message in str(raised.value)
 
 
-def test_only_raw_and_dag_pb_roots_are_read() -> None:
+def test_roots_and_ranges_that_cannot_be_are_refused() -> None:
     for reads in (read(identify(b"", DAG_CBOR)), size(identify(b"", DAG_CBOR))):
         with pytest.raises(MalformedNode, match="codec 0x71"):
             drive(reads, Blocks().load)
-
-
-def test_ranges_count_from_the_start_of_the_value() -> None:
     with pytest.raises(InvalidInput, match=r"\[-1, None\)"):
         drive(read(LEAF, -1), Blocks().load)
 
@@ -273,11 +262,9 @@ def test_nodes_that_multiply_run_into_a_limit_and_not_out_of_memory() -> None:
 
 @given(st.data())
 def test_damaged_nodes_raise_nothing_but_our_errors(data: st.DataObject) -> None:
-    root, blocks = split(bytes(range(120)), "blake3", leaf_bytes=4, max_links=3)
-    store = Blocks(blocks)
-    damaged = bytearray(
-        data.draw(st.sampled_from([block.data for block in blocks if block.cid[1] == DAG_PB]))
-    )
+    store = Blocks(split(bytes(range(120)), "blake3", leaf_bytes=4, max_links=3)[1])
+    nodes = [block for cid, block in store.items() if cid[1] == DAG_PB]
+    damaged = bytearray(data.draw(st.sampled_from(nodes)))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(damaged)))
         damaged[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))

@@ -174,6 +174,9 @@ class ContentAddressedStore(ABC):
     def finish(self) -> None:
         """Called once, by the driver, when a build is complete: a store may tidy up."""
 
+    def refuse_other_processes(self) -> None:
+        """Raises `NotPortable` when the store can only be used in this process."""
+
     def announce(self) -> str:
         """Called by the driver before a build on workers; what it returns is given to their `preflight`."""
         return ""

@@ -42,6 +42,9 @@ class InMemoryCAS(LocalCAS):
     def _implicit_writer(self) -> Writer:
         return self.writer()
 
+    def refuse_other_processes(self) -> None:
+        raise NotPortable(_message(os.getpid(), "workers in other processes"))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _find, (os.getpid(), self._token)
 
@@ -58,11 +61,15 @@ _living: "WeakValueDictionary[str, InMemoryCAS]" = WeakValueDictionary()
 def _find(process: int, token: str) -> InMemoryCAS:
     cas = _living.get(token) if process == os.getpid() else None
     if cas is None:
-        raise NotPortable(
-            f"this InMemoryCAS lives in process {process} and cannot be used in process {os.getpid()}: "
-            'give the workers a store they can reach, such as PackCAS("folder")'
-        )
+        raise NotPortable(_message(process, f"process {os.getpid()}"))
     return cas
+
+
+def _message(process: int, user: str) -> str:
+    return (
+        f"this InMemoryCAS lives in process {process} and cannot be used by {user}: "
+        'give them a store that they can reach, such as PackCAS("folder")'
+    )
 
 
 class _MemoryWriter(Writer):

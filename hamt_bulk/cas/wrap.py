@@ -1,0 +1,204 @@
+"""What readers put around a content-addressed store: its errors as ours, and every value hashed."""
+
+import asyncio
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from multiformats import CID
+
+from hamt_bulk import unixfs
+from hamt_bulk.block import DAG_PB, HASH_CODES, AnyCID, Data, parse, text, to_bytes, verify
+from hamt_bulk.cas.base import CodecInput, ContentAddressedStore, Receipt, Writer
+from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, HamtError, InvalidInput
+
+
+def verified(cas: ContentAddressedStore) -> ContentAddressedStore:
+    """`cas` itself when it hashes what it loads, else a `VerifyingCAS` around it."""
+    return cas if cas.verifies else VerifyingCAS(cas)
+
+
+@contextmanager
+def translated(cas: ContentAddressedStore, cids: Sequence[bytes]) -> Iterator[None]:
+    """
+    Within it, what `cas` raises on loading `cids` is an error of ours: `CASError` for a foreign one.
+
+    zarr takes a `KeyError` or `FileNotFoundError` for "no such key", so none gets through, not even as a
+    second base of one of our errors, such as `KeyNotFound`: a store knows blocks, never keys.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, HamtError) and not isinstance(error, (LookupError, FileNotFoundError)):
+            raise
+        kind = BlockNotFound if isinstance(error, BlockNotFound) else CASError
+        what = text(cids[0]) + (f" or one of {len(cids) - 1} others" if len(cids) > 1 else "")
+        name = type(cas.inner if isinstance(cas, VerifyingCAS) else cas).__name__
+        raise kind(f"{name} could not load {what}: {type(error).__name__}: {error}") from error
+
+
+def configuration(cas: ContentAddressedStore) -> tuple[str, str]:
+    """What tells one store's configuration from another's: the same in every process that has the store."""
+    kind = f"{type(cas).__module__}.{type(cas).__qualname__}"
+    tokenize = getattr(cas, "__dask_tokenize__", None)
+    if tokenize is not None:
+        return kind, repr(tokenize())
+    try:
+        return kind, pickle.dumps(cas).hex()
+    except Exception:  # a store that does not travel is equal to itself alone, whatever it says about it
+        return kind, f"at {id(cas):x}"
+
+
+class Reader:
+    """
+    What a store holds, for reading: every block hashed, here where the store does not; every error ours.
+    """
+
+    def __init__(self, cas: ContentAddressedStore) -> None:
+        self.cas = verified(cas)
+
+    def blocks(self, cids: Sequence[bytes]) -> list[bytes]:
+        """The blocks of these names, in order."""
+        with translated(self.cas, cids):
+            blocks = self.cas.load_many(cids)
+            if len(blocks) != len(cids):
+                raise CASError(f"{self.cas!r} gave {len(blocks)} blocks, expected {len(cids)}")
+            return blocks
+
+    def read(self, pointer: bytes, start: int = 0, stop: int | None = None, suffix: int | None = None) -> bytes:
+        """
+        Bytes `start` to `stop` (exclusive; `None`: the end) of a value, as slicing would give them.
+
+        suffix  the last bytes instead, as many
+        """
+        with translated(self.cas, [pointer]):
+            if suffix is not None:
+                start = max(self.cas.size_many([pointer])[0] - suffix, 0)
+            return self.cas.load_range(pointer, start, None if stop is None else max(start, stop))
+
+    async def read_async(
+        self, pointer: bytes, start: int = 0, stop: int | None = None, suffix: int | None = None
+    ) -> bytes:
+        """As `read`."""
+        with translated(self.cas, [pointer]):
+            if suffix is not None:
+                return await self.cas.load(pointer, suffix=suffix)
+            return await self.cas.load(pointer, start or None, None if stop is None else max(stop - start, 0))
+
+    def sizes(self, pointers: Sequence[bytes]) -> list[int]:
+        """The length of each value in bytes, without loading it where the store can tell."""
+        with translated(self.cas, pointers):
+            return self.cas.size_many(pointers)
+
+    async def sizes_async(self, pointers: Sequence[bytes]) -> list[int]:
+        """As `sizes`."""
+        return await asyncio.to_thread(self.sizes, pointers)
+
+
+class VerifyingCAS(ContentAddressedStore):
+    """
+    A store whose values are hashed before they are believed.
+
+    A raw or dag-cbor value is compared with its CID. A UnixFS file comes put together, so it is split
+    again as this package splits; one that was split otherwise cannot be told from a damaged one and is
+    refused with `BlockMismatch`. A range is cut out here, from the whole value. Sizes are believed.
+    """
+
+    verifies = True
+
+    def __init__(self, inner: ContentAddressedStore) -> None:
+        self.inner = inner
+        self.hasher = inner.hasher
+
+    async def save(self, data: bytes, codec: CodecInput) -> CID:
+        return await self.inner.save(data, codec)
+
+    async def load(
+        self, id: AnyCID, offset: int | None = None, length: int | None = None, suffix: int | None = None
+    ) -> bytes:
+        cid = to_bytes(id)
+        value = await self.inner.load(cid)
+        if parse(cid).codec == DAG_PB:
+            await asyncio.to_thread(_verify_value, cid, value)
+        else:
+            _verify_value(cid, value)
+        return _cut(value, offset, length, suffix)
+
+    def load_range(self, cid: AnyCID, start: int, stop: int | None) -> bytes:
+        [value] = self.load_many([cid])
+        return _cut(value, start, None if stop is None else max(stop - start, 0), None)
+
+    def load_many(self, cids: Sequence[AnyCID]) -> list[bytes]:
+        names = [to_bytes(cid) for cid in cids]
+        values = self.inner.load_many(names)
+        for cid, value in zip(names, values, strict=True):
+            _verify_value(cid, value)
+        return values
+
+    def has_many(self, cids: Sequence[AnyCID]) -> list[bool]:
+        return self.inner.has_many(cids)
+
+    def size_many(self, cids: Sequence[AnyCID]) -> list[int]:
+        return self.inner.size_many(cids)
+
+    def writer(self) -> Writer:
+        return self.inner.writer()
+
+    def flush(self) -> Receipt:
+        return self.inner.flush()
+
+    def finish(self) -> None:
+        self.inner.finish()
+
+    def refuse_other_processes(self) -> None:
+        self.inner.refuse_other_processes()
+
+    def announce(self) -> str:
+        return self.inner.announce()
+
+    def preflight(self, token: str) -> None:
+        self.inner.preflight(token)
+
+    def retract(self, token: str) -> None:
+        self.inner.retract(token)
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.inner,)
+
+    def __dask_tokenize__(self) -> tuple[str, tuple[str, str]]:
+        return type(self).__qualname__, configuration(self.inner)
+
+    def __repr__(self) -> str:
+        return f"VerifyingCAS({self.inner!r})"
+
+
+def _verify_value(cid: bytes, value: Data) -> None:
+    parts = parse(cid)
+    if parts.codec != DAG_PB:
+        verify(cid, value)
+        return
+    hasher = next((name for name, code in HASH_CODES.items() if code == parts.hash_code), None)
+    if hasher is None:
+        known = ", ".join(HASH_CODES)
+        raise InvalidInput(f"{text(cid)}: hash code {parts.hash_code:#x} cannot be verified, expected {known}")
+    found, _ = unixfs.split(value, hasher)
+    if parse(found) != parts:
+        raise BlockMismatch(
+            f"file {text(cid)}: its {len(value)} bytes, split at 1 MiB, are {text(found)}. The copy is damaged, "
+            "or the file was split otherwise, which can be read only from a store that verifies each block"
+        )
+
+
+def _cut(value: bytes, offset: int | None, length: int | None, suffix: int | None) -> bytes:
+    if suffix is not None:
+        if offset is not None or length is not None:
+            raise InvalidInput("suffix goes without offset and length")
+        return value[max(len(value) - suffix, 0) :]
+    start = offset or 0
+    if start < 0 or (length is not None and length < 0):
+        raise InvalidInput(f"offset={offset}, length={length}: expected 0 or more")
+    return value[start:] if length is None else value[start : start + length]

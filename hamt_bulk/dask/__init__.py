@@ -1,0 +1,79 @@
+"""Builds of any keys and values as Dask tasks."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import dask
+from dask._task_spec import TaskRef
+from dask.bag import Bag
+from dask.delayed import Delayed
+from multiformats import CID
+
+from hamt_bulk.block import AnyCID, to_bytes, to_cid
+from hamt_bulk.bulk import Target, write_piece
+from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.dask.batches import WINDOW_BLOCKS, Key
+from hamt_bulk.dask.runner import Stage, Window, run, runner_here
+from hamt_bulk.dask.stages import fresh, task, tree_stages
+from hamt_bulk.errors import InvalidInput
+from hamt_bulk.layout import BUCKET_SIZE
+from hamt_bulk.manifest import HashFn, Manifest, blake3_hashfn
+from hamt_bulk.progress import ProgressOption, progress_of
+
+__all__ = ["build"]
+
+
+def build(
+    items: "Bag | Sequence[Delayed]",
+    cas: ContentAddressedStore | str,
+    *,
+    base: AnyCID | None = None,
+    max_bucket_size: int = BUCKET_SIZE,
+    hash_fn: HashFn = blake3_hashfn,
+    progress: ProgressOption = None,
+) -> CID:
+    """
+    The root of the tree that holds `items`: that of `hamt_bulk.build`, built on the active Dask scheduler.
+
+    items  a Bag of (key, value) pairs, or `Delayed` pieces, each a mapping or an iterable of pairs;
+           values are bytes, CIDs or `None`, as in `hamt_bulk.build`
+    base   a root to change; without it a new tree
+
+    A key belongs to one piece: with different values in two of them it raises `Conflict`.
+    """
+    target = Target.of(cas, max_bucket_size, hash_fn)
+    root = None if base is None else to_bytes(base)
+    runner = runner_here("build in a thread (asyncio.to_thread) with a synchronous Client")
+    pieces = _pieces(items)
+    windows = (_window(target, pieces[at : at + WINDOW_BLOCKS]) for at in range(0, len(pieces), WINDOW_BLOCKS))
+    write = Stage("write", len(pieces), windows)
+    stages = tree_stages(target, write, Manifest.empty(), root)
+    return to_cid(run(stages, runner, target.cas, progress_of(progress)))
+
+
+def _pieces(items: "Bag | Sequence[Delayed]") -> list[Delayed]:
+    if isinstance(items, Bag):
+        pieces: list[Delayed] = items.to_delayed()
+        return pieces
+    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
+        raise InvalidInput(f"items must be a Bag or a list of Delayed, found {type(items).__name__}")
+    found = list(items)
+    for piece in found:
+        if not isinstance(piece, Delayed):
+            raise InvalidInput(
+                f"items must be a Bag or a list of Delayed, found a list with {type(piece).__name__}: "
+                "use hamt_bulk.build for pairs in this process, or dask.delayed for a piece"
+            )
+    return found
+
+
+def _window(target: Target, pieces: Sequence[Delayed]) -> Window:
+    name = fresh("hamt-write")
+    graph: dict[Key, Any] = {}
+    results: dict[Key, int] = {}
+    for number, piece in enumerate(dask.optimize(*pieces)):
+        graph.update(piece.__dask_graph__())
+        key = (name, number)
+        graph[key] = task(key, write_piece, target, TaskRef(piece.key))
+        results[key] = 1
+    return Window(graph, results)

@@ -1,0 +1,118 @@
+"""The stages of a build as windows of Dask tasks."""
+
+import math
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from dask._task_spec import List, Task, TaskRef
+
+from hamt_bulk.block import to_cid
+from hamt_bulk.bulk import Target, base_slots, index_part, write_root
+from hamt_bulk.dask.batches import Key
+from hamt_bulk.dask.runner import Stage, Stages, Window
+from hamt_bulk.dask.workers import require_versions, versions
+from hamt_bulk.layout import WIDTH, Slot
+from hamt_bulk.manifest import Manifest
+
+KEYS_PER_PART = 50_000
+"""About how many edits a part of the index stage has: 0.1 s of work."""
+
+MAX_PARTS = 64
+PARTS_IN_WINDOW = 16
+"""A bound for the bytes of manifests that are handed out at a time."""
+
+
+def fresh(name: str) -> str:
+    """A name for the tasks of one stage of one build. A name that is used again could return old results."""
+    return f"{name}-{uuid.uuid4().hex}"
+
+
+def task(key: Key, call: Callable[..., Any], *arguments: Any) -> Task:
+    """A task of a build. On a worker with other versions than the driver's it fails before it does anything."""
+    return Task(key, _checked, call, versions(), *arguments)
+
+
+def _checked(call: Callable[..., Any], expected: dict[str, str], *arguments: Any) -> Any:
+    require_versions(expected)
+    return call(*arguments)
+
+
+def tree_stages(
+    target: Target, write: Stage, driver_edits: Manifest, base: bytes | None, parts: int | None = None
+) -> Stages[bytes]:
+    """
+    All stages of a build: `write` gives manifests, parts of them are indexed, the root is assembled.
+
+    driver_edits  of what the driver saved itself
+    parts         how many the index stage is cut into; by default as many as are worth a task
+    """
+    manifests: list[Manifest] = yield write
+    manifests.append(driver_edits)
+    slots = base_slots(target, base)
+    count = sum(map(len, manifests))
+    ranges = part_ranges(parts or part_count(count))
+    changed = yield Stage("index", len(ranges), index_windows(target, slots, manifests, ranges))
+    root = write_root(target, slots, changed)
+    target.cas.finish()
+    return root
+
+
+def part_count(edits: int) -> int:
+    """How many parts are worth a task each."""
+    return min(max(math.ceil(edits / KEYS_PER_PART), 1), MAX_PARTS)
+
+
+def part_ranges(parts: int) -> list[tuple[int, int]]:
+    """The first hash bytes in as many ranges, first and last included."""
+    bounds = [round(number * WIDTH / parts) for number in range(parts + 1)]
+    return [(first, after - 1) for first, after in zip(bounds, bounds[1:], strict=False)]
+
+
+def index_windows(
+    target: Target, slots: Sequence[Slot], manifests: Sequence[Manifest], ranges: Sequence[tuple[int, int]]
+) -> Iterator[Window]:
+    """The index stage. Manifests are cut when their window is made, so few of the pieces exist at a time."""
+    name = fresh("hamt-index")
+    for start in range(0, len(ranges), PARTS_IN_WINDOW):
+        graph: dict[Key, Any] = {}
+        for number, (first, last) in enumerate(ranges[start : start + PARTS_IN_WINDOW], start):
+            edits = [part for manifest in manifests if len(part := manifest.part(first, last))]
+            if edits:
+                key = (name, number)
+                own = [slot if first <= at <= last else {} for at, slot in enumerate(slots)]
+                graph[key] = task(key, index_part, target, own, edits)
+        yield Window(graph, dict.fromkeys(graph, 1))
+
+
+def whole_graph(target: Target, write: Stage, driver_edits: Manifest) -> tuple[dict[Key, Any], Key]:
+    """One graph of all stages and the key of the root, for `compute=False`."""
+    graph: dict[Key, Any] = {}
+    results: list[Key] = []
+    for window in write.windows:
+        graph |= window.graph
+        results += window.results
+    slots = base_slots(target, None)
+    name = fresh("hamt-index")
+    parts = []
+    for number, (first, last) in enumerate(part_ranges(min(max(len(results), 1), PARTS_IN_WINDOW))):
+        key = (name, number)
+        manifests = List(*map(TaskRef, results))
+        graph[key] = task(key, _index_of_all, target, slots, first, last, [driver_edits], manifests)
+        parts.append(key)
+    root = fresh("hamt-root")
+    graph[root] = task(root, _root_of_all, target, slots, List(*map(TaskRef, parts)))
+    return graph, root
+
+
+def _index_of_all(
+    target: Target, slots: list[Slot], first: int, last: int, own: list[Manifest], manifests: list[Manifest]
+) -> dict[int, Slot]:
+    edits = [part for manifest in [*own, *manifests] if len(part := manifest.part(first, last))]
+    return index_part(target, slots, edits) if edits else {}
+
+
+def _root_of_all(target: Target, slots: list[Slot], changed: list[dict[int, Slot]]) -> Any:
+    root = write_root(target, slots, changed)
+    target.cas.finish()
+    return to_cid(root)

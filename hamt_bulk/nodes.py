@@ -1,0 +1,317 @@
+"""
+The reading side of a tree: keys looked up in a store, with decoded nodes kept.
+
+    Tree ── drives the traversals of `tree` ──> NodeCache ── what is not there, once ──> the store
+
+Nodes are loaded in threads, never on a caller's event loop: a loop that is blocked or gone cannot
+keep others waiting for a node that it had begun to load.
+"""
+
+import asyncio
+import os
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, TypeAlias, cast
+
+from hamt_bulk.block import Data, text
+from hamt_bulk.cas.base import ContentAddressedStore
+from hamt_bulk.cas.wrap import Reader
+from hamt_bulk.errors import BlockNotFound, MalformedNode
+from hamt_bulk.layout import Bucket, PyHamt, Slot
+from hamt_bulk.manifest import HashFn, blake3_hashfn, encode_key
+from hamt_bulk.reads import drive, drive_async
+from hamt_bulk.tree import Found, entries, lookup
+
+CACHE_BYTES = 64 << 20
+"""How much memory decoded nodes may take, unless the caller says otherwise: some thousand nodes."""
+
+LOADERS = 32
+"""How many loads, each of a node or of a listing's batch, are under way at once for all event loops."""
+
+Node: TypeAlias = "list[Slot]"
+"""A decoded node. It is shared, so nobody changes it."""
+
+Load: TypeAlias = Callable[[Sequence[bytes]], list[Node]]
+"""Loads and decodes nodes, in the thread that calls it."""
+
+_Claims: TypeAlias = "dict[bytes, Future[Node | None]]"
+"""Nodes under way. `None`: the load failed for a reason that need not be this node's."""
+
+_EMPTY: Bucket = {}
+
+
+class NodeCache:
+    """
+    Decoded nodes by CID, of which the least recently used go first.
+
+    Serves any number of threads and event loops at once. A node that several of them want and none has is
+    loaded once; when that fails all who waited get the error, and the next one loads again. Whoever is
+    cancelled while waiting leaves the others alone.
+
+    max_bytes  an upper bound for `nbytes`, the sum of `node_bytes`; a node larger than it is not kept
+    """
+
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._reset()
+        _caches.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._nodes: OrderedDict[bytes, tuple[Node, int]] = OrderedDict()
+        self._loading: _Claims = {}
+        self.nbytes = 0
+
+    def get(self, cids: Sequence[bytes], load: Load, *, scan: bool = False) -> list[Node]:
+        """
+        The nodes `cids`; `load` is asked for those that are neither here nor on their way.
+
+        scan  each is wanted once, so none pushes another out
+        """
+        nodes: dict[bytes, Node] = {}
+        while wanted := [cid for cid in cids if cid not in nodes]:
+            mine, others = self._claim(wanted, nodes)
+            if mine:
+                nodes |= self._fill(mine, load, scan)
+            for cid, future in others.items():
+                if (node := future.result()) is not None:
+                    nodes[cid] = node
+        return [nodes[cid] for cid in cids]
+
+    async def get_async(self, cids: Sequence[bytes], load: Load, *, scan: bool = False) -> list[Node]:
+        """As `get`; `load` is called in a thread."""
+        nodes: dict[bytes, Node] = {}
+        while wanted := [cid for cid in cids if cid not in nodes]:
+            mine, others = self._claim(wanted, nodes)
+            if mine:
+                nodes |= await asyncio.wrap_future(self._start(mine, load, scan))
+            for cid, future in others.items():
+                if (node := await asyncio.wrap_future(future)) is not None:
+                    nodes[cid] = node
+        return [nodes[cid] for cid in cids]
+
+    def _claim(self, cids: Sequence[bytes], nodes: dict[bytes, Node]) -> tuple[_Claims, _Claims]:
+        """What the caller has to load, and what others are loading. What is here goes to `nodes`."""
+        mine: _Claims = {}
+        others: _Claims = {}
+        with self._lock:
+            for cid in cids:
+                if kept := self._nodes.get(cid):
+                    self._nodes.move_to_end(cid)
+                    nodes[cid] = kept[0]
+                elif future := self._loading.get(cid):
+                    others[cid] = future
+                else:
+                    mine[cid] = self._loading[cid] = _running()
+        return mine, others
+
+    def _fill(self, mine: _Claims, load: Load, scan: bool) -> dict[bytes, Node]:
+        """The nodes that the caller claimed: loaded, kept, and given to all who wait for them."""
+        try:
+            loaded = load(list(mine))
+            nodes = {cid: [slot or _EMPTY for slot in node] for cid, node in zip(mine, loaded, strict=True)}
+        except BaseException as error:
+            # The error of a batch may be another node's, so each that waits asks again for its own.
+            own = error if len(mine) == 1 and isinstance(error, Exception) else None
+            self._settle(mine, {}, scan, own)
+            raise
+        self._settle(mine, nodes, scan)
+        return nodes
+
+    def _start(self, mine: _Claims, load: Load, scan: bool) -> Future[dict[bytes, Node]]:
+        """`_fill` in a thread. Cancelling what this returns does not stop it."""
+        outcome: Future[dict[bytes, Node]] = _running()
+
+        def run() -> None:
+            try:
+                outcome.set_result(self._fill(mine, load, scan))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        try:
+            _loaders().submit(run)
+        except BaseException:  # the interpreter is shutting down
+            self._settle(mine, {}, scan)
+            raise
+        return outcome
+
+    def _settle(
+        self, mine: _Claims, nodes: dict[bytes, Node], scan: bool, error: Exception | None = None
+    ) -> None:
+        with self._lock:
+            for cid in mine:
+                self._loading.pop(cid, None)
+                if cid in nodes:
+                    self._keep(cid, nodes[cid], scan)
+        for cid, future in mine.items():
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(nodes.get(cid))
+
+    def _keep(self, cid: bytes, node: Node, scan: bool) -> None:
+        size = node_bytes(node)
+        if size > self.max_bytes or (scan and self.nbytes + size > self.max_bytes):
+            return
+        self._nodes[cid] = node, size
+        self.nbytes += size
+        while self.nbytes > self.max_bytes:
+            _, (_, freed) = self._nodes.popitem(last=False)
+            self.nbytes -= freed
+
+
+def node_bytes(node: Node) -> int:
+    """An estimate of the memory that a decoded node takes in a cache, with all its parts and its place."""
+    size = sys.getsizeof
+    total = size(node) + 400
+    for slot in node:
+        if isinstance(slot, bytes):
+            total += size(slot)
+        elif slot:
+            total += size(slot) + sum(size(key) + size(pointer) for key, pointer in slot.items())
+    return total
+
+
+class Tree(Reader):
+    """
+    A tree that is read: pointers by key, and values by pointer, the CID that the tree holds for a key.
+
+    What the store raises comes out as one of our errors, never as a `KeyError` of its own.
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        cas: ContentAddressedStore,
+        layout: PyHamt = PyHamt(),
+        hash_fn: HashFn = blake3_hashfn,
+        cache: NodeCache | None = None,
+    ) -> None:
+        super().__init__(cas)
+        self.root = root
+        self.layout = layout
+        self.hash_fn = hash_fn
+        self.cache = NodeCache() if cache is None else cache
+
+    def pointer(self, key: str) -> bytes | None:
+        """The CID of the value under `key`. `None` only when the tree is sound and has no such key."""
+        path: list[Node] = []
+
+        def load(cids: Sequence[bytes]) -> Sequence[Data]:
+            path.extend(self.cache.get(cids, self._load))
+            return _as_sent(path[-1:])
+
+        found = drive(lookup(self.root, key, self.layout, self.hash_fn), load)
+        return found if found is not None else self._absent(key, path)
+
+    async def pointer_async(self, key: str) -> bytes | None:
+        """As `pointer`."""
+        path: list[Node] = []
+
+        async def load(cids: Sequence[bytes]) -> Sequence[Data]:
+            path.extend(await self.cache.get_async(cids, self._load))
+            return _as_sent(path[-1:])
+
+        found = await drive_async(lookup(self.root, key, self.layout, self.hash_fn), load)
+        return found if found is not None else self._absent(key, path)
+
+    def entries(self) -> Iterator[tuple[str, bytes]]:
+        """All keys and pointers, in no promised order. Loads each node once and no value."""
+        sent: Sequence[Data] | None = None
+        with closing(entries(self.root, self.layout)) as walk:
+            while (step := _next_step(walk, sent)) is not None:
+                sent = None
+                if isinstance(step, Found):
+                    yield from step
+                else:
+                    sent = _as_sent(self.cache.get(step, self._load, scan=True))
+
+    async def entries_async(self) -> AsyncIterator[tuple[str, bytes]]:
+        """As `entries`."""
+        sent: Sequence[Data] | None = None
+        with closing(entries(self.root, self.layout)) as walk:
+            while (step := _next_step(walk, sent)) is not None:
+                sent = None
+                if isinstance(step, Found):
+                    for entry in step:
+                        yield entry
+                else:
+                    sent = _as_sent(await self.cache.get_async(step, self._load, scan=True))
+
+    def _load(self, cids: Sequence[bytes]) -> list[Node]:
+        try:
+            blocks = self.blocks(cids)
+        except BlockNotFound as error:
+            if self.root not in cids:
+                raise
+            raise BlockNotFound(
+                f"the root {text(self.root)} is not in this store, {self.cas!r}: open it with the store that "
+                "it was built with, or copy it here first"
+            ) from error
+        return [self.layout.decode(cid, block) for cid, block in zip(cids, blocks, strict=True)]
+
+    def _absent(self, key: str, path: list[Node]) -> None:
+        """Raises `MalformedNode` when the node that lacks `key` shows that keys are placed otherwise here."""
+        above = self.hash_fn(encode_key(key))[: len(path) - 1]
+        for number, slot in enumerate(path[-1]):
+            if isinstance(slot, dict) and slot:
+                other, place = next(iter(slot)), above + bytes((number,))
+                expected = self.hash_fn(encode_key(other))[: len(place)]
+                if place == expected:
+                    return
+                raise MalformedNode(
+                    f"no telling whether {text(self.root)} has {key!r}: {other!r} lies at {place.hex()}, expected "
+                    f"{expected.hex()}. The tree was built with another hash_fn, or damaged by its writer"
+                )
+
+
+def _as_sent(nodes: list[Node]) -> Sequence[Data]:
+    # `layout.decode` lets decoded nodes pass, so to a traversal they are the blocks it asked for.
+    return cast(Sequence[Data], nodes)
+
+
+def _next_step(
+    walk: "Generator[list[bytes] | Found, Sequence[Data] | None, None]", sent: Sequence[Data] | None
+) -> "list[bytes] | Found | None":
+    """The next step of `entries`, or `None` after the last."""
+    try:
+        return walk.send(sent)
+    except StopIteration:
+        return None
+
+
+def _running() -> Future[Any]:
+    """A future that whoever waits for it cannot cancel."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+_lock = threading.Lock()
+_caches: "weakref.WeakSet[NodeCache]" = weakref.WeakSet()
+_threads: ThreadPoolExecutor | None = None
+
+
+def _loaders() -> ThreadPoolExecutor:
+    global _threads
+    with _lock:
+        if _threads is None:
+            _threads = ThreadPoolExecutor(LOADERS, "hamt-bulk-load")
+        return _threads
+
+
+def _after_fork() -> None:
+    """A forked child has no other threads: locks they held stay locked, and loads they ran never end."""
+    global _lock, _threads
+    _lock, _threads = threading.Lock(), None
+    for cache in list(_caches):
+        cache._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -13,9 +13,8 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from typing import Any, TypeAlias, cast
 
 from hamt_bulk.block import Data, text
@@ -39,10 +38,13 @@ Node: TypeAlias = "list[Slot]"
 Load: TypeAlias = Callable[[Sequence[bytes]], list[Node]]
 """Loads and decodes nodes, in the thread that calls it."""
 
+_Nodes: TypeAlias = dict[bytes, Node]
+
 _Claims: TypeAlias = "dict[bytes, Future[Node | None]]"
 """Nodes under way. `None`: the load failed for a reason that need not be this node's."""
 
 _EMPTY: Bucket = {}
+_LAYOUT = PyHamt()
 
 
 class NodeCache:
@@ -73,11 +75,11 @@ class NodeCache:
 
         scan  each is wanted once, so none pushes another out
         """
-        nodes: dict[bytes, Node] = {}
+        nodes: _Nodes = {}
         while wanted := [cid for cid in cids if cid not in nodes]:
             mine, others = self._claim(wanted, nodes)
             if mine:
-                nodes |= self._fill(mine, load, scan)
+                nodes.update(self._fill(mine, load, scan))
             for cid, future in others.items():
                 if (node := future.result()) is not None:
                     nodes[cid] = node
@@ -85,17 +87,18 @@ class NodeCache:
 
     async def get_async(self, cids: Sequence[bytes], load: Load, *, scan: bool = False) -> list[Node]:
         """As `get`; `load` is called in a thread."""
-        nodes: dict[bytes, Node] = {}
+        nodes: _Nodes = {}
         while wanted := [cid for cid in cids if cid not in nodes]:
             mine, others = self._claim(wanted, nodes)
             if mine:
-                nodes |= await asyncio.wrap_future(self._start(mine, load, scan))
+                loaded = await asyncio.wrap_future(self._start(mine, load, scan))
+                nodes.update(loaded)
             for cid, future in others.items():
                 if (node := await asyncio.wrap_future(future)) is not None:
                     nodes[cid] = node
         return [nodes[cid] for cid in cids]
 
-    def _claim(self, cids: Sequence[bytes], nodes: dict[bytes, Node]) -> tuple[_Claims, _Claims]:
+    def _claim(self, cids: Sequence[bytes], nodes: _Nodes) -> tuple[_Claims, _Claims]:
         """What the caller has to load, and what others are loading. What is here goes to `nodes`."""
         mine: _Claims = {}
         others: _Claims = {}
@@ -110,7 +113,7 @@ class NodeCache:
                     mine[cid] = self._loading[cid] = _running()
         return mine, others
 
-    def _fill(self, mine: _Claims, load: Load, scan: bool) -> dict[bytes, Node]:
+    def _fill(self, mine: _Claims, load: Load, scan: bool) -> _Nodes:
         """The nodes that the caller claimed: loaded, kept, and given to all who wait for them."""
         try:
             loaded = load(list(mine))
@@ -123,9 +126,9 @@ class NodeCache:
         self._settle(mine, nodes, scan)
         return nodes
 
-    def _start(self, mine: _Claims, load: Load, scan: bool) -> Future[dict[bytes, Node]]:
+    def _start(self, mine: _Claims, load: Load, scan: bool) -> Future[_Nodes]:
         """`_fill` in a thread. Cancelling what this returns does not stop it."""
-        outcome: Future[dict[bytes, Node]] = _running()
+        outcome: Future[_Nodes] = _running()
 
         def run() -> None:
             try:
@@ -135,14 +138,12 @@ class NodeCache:
 
         try:
             _loaders().submit(run)
-        except BaseException:  # the interpreter is shutting down
+        except RuntimeError:  # the interpreter is shutting down
             self._settle(mine, {}, scan)
             raise
         return outcome
 
-    def _settle(
-        self, mine: _Claims, nodes: dict[bytes, Node], scan: bool, error: Exception | None = None
-    ) -> None:
+    def _settle(self, mine: _Claims, nodes: _Nodes, scan: bool, error: Exception | None = None) -> None:
         with self._lock:
             for cid in mine:
                 self._loading.pop(cid, None)
@@ -188,7 +189,7 @@ class Tree(Reader):
         self,
         root: bytes,
         cas: ContentAddressedStore,
-        layout: PyHamt = PyHamt(),
+        layout: PyHamt = _LAYOUT,
         hash_fn: HashFn = blake3_hashfn,
         cache: NodeCache | None = None,
     ) -> None:
@@ -207,7 +208,9 @@ class Tree(Reader):
             return _as_sent(path[-1:])
 
         found = drive(lookup(self.root, key, self.layout, self.hash_fn), load)
-        return found if found is not None else self._absent(key, path)
+        if found is None:
+            self._doubt_absence(key, path)
+        return found
 
     async def pointer_async(self, key: str) -> bytes | None:
         """As `pointer`."""
@@ -218,30 +221,30 @@ class Tree(Reader):
             return _as_sent(path[-1:])
 
         found = await drive_async(lookup(self.root, key, self.layout, self.hash_fn), load)
-        return found if found is not None else self._absent(key, path)
+        if found is None:
+            self._doubt_absence(key, path)
+        return found
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
         """All keys and pointers, in no promised order. Loads each node once and no value."""
-        sent: Sequence[Data] | None = None
-        with closing(entries(self.root, self.layout)) as walk:
-            while (step := _next_step(walk, sent)) is not None:
-                sent = None
-                if isinstance(step, Found):
-                    yield from step
-                else:
-                    sent = _as_sent(self.cache.get(step, self._load, scan=True))
+        walk, sent = entries(self.root, self.layout), None
+        while (step := _next_step(walk, sent)) is not None:
+            sent = None
+            if isinstance(step, Found):
+                yield from step
+            else:
+                sent = _as_sent(self.cache.get(step, self._load, scan=True))
 
-    async def entries_async(self) -> AsyncIterator[tuple[str, bytes]]:
+    async def entries_async(self) -> AsyncGenerator[tuple[str, bytes], None]:
         """As `entries`."""
-        sent: Sequence[Data] | None = None
-        with closing(entries(self.root, self.layout)) as walk:
-            while (step := _next_step(walk, sent)) is not None:
-                sent = None
-                if isinstance(step, Found):
-                    for entry in step:
-                        yield entry
-                else:
-                    sent = _as_sent(await self.cache.get_async(step, self._load, scan=True))
+        walk, sent = entries(self.root, self.layout), None
+        while (step := _next_step(walk, sent)) is not None:
+            sent = None
+            if isinstance(step, Found):
+                for entry in step:
+                    yield entry
+            else:
+                sent = _as_sent(await self.cache.get_async(step, self._load, scan=True))
 
     def _load(self, cids: Sequence[bytes]) -> list[Node]:
         try:
@@ -255,7 +258,7 @@ class Tree(Reader):
             ) from error
         return [self.layout.decode(cid, block) for cid, block in zip(cids, blocks, strict=True)]
 
-    def _absent(self, key: str, path: list[Node]) -> None:
+    def _doubt_absence(self, key: str, path: list[Node]) -> None:
         """Raises `MalformedNode` when the node that lacks `key` shows that keys are placed otherwise here."""
         above = self.hash_fn(encode_key(key))[: len(path) - 1]
         for number, slot in enumerate(path[-1]):
@@ -265,13 +268,13 @@ class Tree(Reader):
                 if place == expected:
                     return
                 raise MalformedNode(
-                    f"no telling whether {text(self.root)} has {key!r}: {other!r} lies at {place.hex()}, expected "
-                    f"{expected.hex()}. The tree was built with another hash_fn, or damaged by its writer"
+                    f"no telling whether {text(self.root)} has {key!r}: {other!r} lies at {place.hex()}, "
+                    f"expected {expected.hex()}: it was built with another hash_fn, or damaged by its writer"
                 )
 
 
 def _as_sent(nodes: list[Node]) -> Sequence[Data]:
-    # `layout.decode` lets decoded nodes pass, so to a traversal they are the blocks it asked for.
+    """To a traversal decoded nodes are the blocks that it asked for, since `layout.decode` lets them pass."""
     return cast(Sequence[Data], nodes)
 
 

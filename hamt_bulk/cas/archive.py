@@ -2,24 +2,27 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
-from hamt_bulk.block import Data, parse, read_varint, text
+from hamt_bulk.block import MAX_CID_BYTES, Data, parse, read_varint, text, verify
 from hamt_bulk.car import (
     HEADER_V2_BYTES,
     MAX_SECTION_BYTES,
     PRAGMA_V2,
     Header,
+    Section,
     cid_at,
     header_v1,
     read_header,
     scan,
 )
 from hamt_bulk.car_index import Index, decode_index, index_sections
-from hamt_bulk.cas.files import outside
-from hamt_bulk.errors import BlockMismatch, InvalidInput
+from hamt_bulk.cas.files import failure, outside
+from hamt_bulk.errors import BlockMismatch, CASError, InvalidInput
 
 MAX_OPEN_FILES = 128
 """Descriptors that this process keeps for all archives together."""
@@ -27,21 +30,29 @@ MAX_OPEN_FILES = 128
 FIRST_READ_BYTES = 4096
 """What is read of a section before its length is known: a page, which holds most nodes whole."""
 
+Place: TypeAlias = "tuple[Archive, int]"
+"""Where a block may be: an archive and the offset of a section, from the file's start."""
+
 
 class Archive:
     """
     A CAR file, v1 or v2, with an index or not.
 
-    damage  what `open` found wrong with the file, or `None`; blocks that can still be found are served
+    damage  what was found wrong with the file, or `None`; blocks that can still be found are served
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damage: str | None = None
+        self._name = str(path)
+        self._stamp: tuple[int, ...] | None = None
 
     def open(self) -> tuple[Header | None, Index]:
         """The header and where the blocks are: from the file's index, else by reading through it."""
+        _descriptors.drop(self._name)
+        self.damage = None
         with outside("cannot read", self.path), self.path.open("rb") as file:
+            self._stamp = _stamp(os.fstat(file.fileno()))
             header = self._header(file)
             if header is None:
                 return None, {}
@@ -51,56 +62,102 @@ class Archive:
                     return header, decode_index(file.read(), header.data_size)
                 except InvalidInput as error:
                     self.damage = str(error)
-            sections = []
+                    # Which of the two is wrong does not show: read as far as either says.
+                    size = max(header.data_size, header.index_offset - header.data_offset)
+                    header = replace(header, data_size=size)
+            sections: list[Section] = []
             try:
-                for section in scan(file, header):
-                    sections.append(section)
+                sections.extend(scan(file, header))
             except InvalidInput as error:
                 self.damage = self.damage or str(error)
             return header, index_sections(sections)
+
+    def changed(self) -> bool:
+        """Whether the file is another one than `open` saw."""
+        try:
+            return _stamp(os.stat(self.path)) != self._stamp
+        except OSError:
+            return False
 
     def _header(self, file: BinaryIO) -> Header | None:
         try:
             header = read_header(file)
         except InvalidInput as error:
             self.damage = str(error)
-            # A pack that was cut short still holds the blocks before the cut.
-            start = PRAGMA_V2, header_v1()
+            # A pack that was cut short still holds the blocks before the cut. Where only one of its two
+            # headers is damaged, the other tells what the file is.
             file.seek(0)
-            head = file.read(HEADER_V2_BYTES + len(start[1]))
-            if (head[: len(start[0])], head[HEADER_V2_BYTES:]) != start:
+            head = file.read(HEADER_V2_BYTES + len(header_v1()))
+            if not head.startswith(PRAGMA_V2) and head[HEADER_V2_BYTES:] != header_v1():
                 return None
-            size = os.fstat(file.fileno()).st_size - HEADER_V2_BYTES
-            return Header(2, (), HEADER_V2_BYTES, size, len(start[1]), None, False)
+            size = max(os.fstat(file.fileno()).st_size - HEADER_V2_BYTES, 0)
+            return Header(2, (), HEADER_V2_BYTES, size, len(header_v1()), None, False)
         if not header.finished:
             self.damage = "its writer died before it was finished"
         return header
 
-    def read(self, offset: int, cid: bytes) -> Data | None:
+    def load(self, offset: int, cid: bytes) -> Data | None:
         """
-        The block in the section at `offset`, not yet verified; `None` when another one is there.
+        The block in the section at `offset`, compared with its CID; `None` when another one is there.
 
-        Raises `BlockMismatch` when the bytes are no section.
+        Raises `BlockMismatch` when the bytes are not those of the block, or no section at all.
         """
-        with outside("cannot read", self.path):
-            descriptor = _descriptors.get(self.path)
+        try:
+            return self._load(offset, cid)
+        except (BlockMismatch, CASError):
+            # The file may have been restored, or written again, since it was opened here.
+            _descriptors.drop(self._name)
+            return self._load(offset, cid)
+
+    def _load(self, offset: int, cid: bytes) -> Data | None:
+        try:
+            descriptor = _descriptors.get(self._name)
             head = os.pread(descriptor.number, FIRST_READ_BYTES, offset)
-            try:
-                length, body = read_varint(head, 0)
+            bounds = self._bounds(head, offset, cid)
+            if bounds is None:
+                return None
+            start, end = bounds
+            data = head[start:end]
+            if end > len(head):
+                data = os.pread(descriptor.number, end - start, offset + start)
+        except FileNotFoundError:
+            self.damage = "it is gone"
+            return None
+        except OSError as error:
+            raise failure("cannot read", self.path, error) from error
+        if len(data) < end - start:
+            raise self._torn(cid, offset, f"{len(data)} bytes are left, expected {end - start}")
+        try:
+            verify(cid, data)
+        except BlockMismatch as error:
+            raise BlockMismatch(f"{error} (in {self.path})") from None
+        return data
+
+    def length(self, offset: int, cid: bytes) -> int | None:
+        """The length of the block in the section at `offset`; `None` when another one, or damage, is there."""
+        try:
+            head = os.pread(_descriptors.get(self._name).number, 9 + MAX_CID_BYTES, offset)
+            bounds = self._bounds(head, offset, cid)
+        except (FileNotFoundError, BlockMismatch):
+            return None
+        except OSError as error:
+            raise failure("cannot read", self.path, error) from error
+        return None if bounds is None else bounds[1] - bounds[0]
+
+    def _bounds(self, head: bytes, offset: int, cid: bytes) -> tuple[int, int] | None:
+        """Where in the section that starts with `head` the block is; `None` when it is another one."""
+        try:
+            length, body = read_varint(head, 0)
+            if not len(cid) <= length <= MAX_SECTION_BYTES or not head.startswith(cid, body):
                 if length > MAX_SECTION_BYTES:
                     raise ValueError(f"a section of {length} bytes, expected at most {MAX_SECTION_BYTES}")
-                found = cid if head.startswith(cid, body) else cid_at(head, body, length)
-            except ValueError as error:
-                raise self._torn(cid, offset, str(error)) from None
-            if found != cid and parse(found)[1:] != parse(cid)[1:]:
-                return None
-            start, end = body + len(found), body + length
-            if end <= len(head):
-                return memoryview(head)[start:end]
-            data = os.pread(descriptor.number, end - start, offset + start)
-            if len(data) < end - start:
-                raise self._torn(cid, offset, f"{len(data)} bytes are left, expected {end - start}")
-            return data
+                found = cid_at(head, body, length)
+                if parse(found)[1:] != parse(cid)[1:]:
+                    return None
+                return body + len(found), body + length
+        except ValueError as error:
+            raise self._torn(cid, offset, str(error)) from None
+        return body + len(cid), body + length
 
     def _torn(self, cid: bytes, offset: int, what: str) -> BlockMismatch:
         return BlockMismatch(
@@ -109,11 +166,35 @@ class Archive:
         )
 
 
+def load_sound(places: Iterable[Place], cid: bytes) -> Data | None:
+    """
+    The block from the first of `places` that has a sound copy, or `None` when none has any.
+
+    Raises what was wrong with the first copy when there is no other.
+    """
+    trouble: BlockMismatch | CASError | None = None
+    for archive, offset in places:
+        try:
+            data = archive.load(offset, cid)
+        except (BlockMismatch, CASError) as error:
+            trouble = trouble or error
+        else:
+            if data is not None:
+                return data
+    if trouble is not None:
+        raise trouble
+    return None
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class _Descriptor:
     """An open file, closed when nobody reads from it any more."""
 
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, name: str) -> None:
+        self.number = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
         number = getattr(self, "number", None)
@@ -126,24 +207,35 @@ class _Descriptors:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = Lock()
-        self._open: OrderedDict[Path, _Descriptor] = OrderedDict()
+        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
+        self._renew()
+        # A thread of the parent may have held the lock.
+        os.register_at_fork(after_in_child=self._renew)
 
-    def get(self, path: Path) -> _Descriptor:
+    def _renew(self) -> None:
+        self._lock = Lock()
+
+    def get(self, name: str) -> _Descriptor:
         with self._lock:
-            descriptor = self._open.get(path)
+            descriptor = self._open.get(name)
             if descriptor is None:
-                descriptor = self._open[path] = _Descriptor(path)
+                descriptor = self._open[name] = _Descriptor(name)
                 if len(self._open) > self._limit:
                     self._open.popitem(last=False)
-            self._open.move_to_end(path)
+            self._open.move_to_end(name)
             return descriptor
+
+    def drop(self, name: str) -> None:
+        """Opens the file anew the next time."""
+        with self._lock:
+            self._open.pop(name, None)
 
     def forget(self, below: Path) -> None:
         """Closes the files in or at `below`."""
+        folder = os.path.join(below, "")
         with self._lock:
-            for path in [path for path in self._open if path.is_relative_to(below)]:
-                del self._open[path]
+            for name in [name for name in self._open if name == str(below) or name.startswith(folder)]:
+                del self._open[name]
 
 
 _descriptors = _Descriptors(MAX_OPEN_FILES)

@@ -8,9 +8,9 @@ stop at those two; `LocalCAS` is for stores that reach their blocks without wait
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal, Self, TypeAlias
+from functools import partial
+from itertools import islice
+from operator import index
 
 from multiformats import CID
 
@@ -18,86 +18,26 @@ from hamt_bulk import unixfs
 from hamt_bulk.block import (
     CODECS,
     DAG_PB,
-
     AnyCID,
     Block,
     Data,
     Hasher,
     hash_code,
-    identify,
     parse,
     text,
     to_bytes,
     to_cid,
     verify,
 )
-from hamt_bulk.cas.loop import run_sync
+from hamt_bulk.cas.loop import gather, run_sync
+from hamt_bulk.cas.writer import CodecInput, Receipt, Writer, as_bytes, blocks_of
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, InvalidInput
 from hamt_bulk.reads import drive
 
-CodecInput: TypeAlias = Literal["raw", "dag-cbor"]
+__all__ = ["CodecInput", "ContentAddressedStore", "LocalCAS", "Receipt", "Writer", "blocks_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a `flush` made durable: blocks that were not there before, and their bytes."""
-
-    blocks: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: "Receipt") -> "Receipt":
-        return Receipt(self.blocks + other.blocks, self.bytes + other.bytes)
-
-
-class Writer(ABC):
-    """
-    Blocks on their way into a store.
-
-    Belongs to one thread and one task. What it was given is durable and visible to others once `flush`
-    has returned; leaving the `with` block drops what was not flushed. A write that failed is raised by
-    the next call.
-    """
-
-    def __init__(self, hasher: str) -> None:
-        self.hasher = hasher
-
-    @abstractmethod
-    def save_many(self, blocks: Iterable[Block]) -> None:
-        """Takes blocks, none above 2 MiB. Their CIDs are believed: the caller made them."""
-
-    @abstractmethod
-    def flush(self) -> Receipt:
-        """Makes durable all that was saved since the last `flush`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Drops what was not flushed."""
-
-    def save(self, data: Data, codec: CodecInput = "raw") -> bytes:
-        """The CID of `data`, which may be of any length when raw: above 1 MiB it becomes a UnixFS file."""
-        cid, blocks = blocks_of(data, codec, self.hasher)
-        self.save_many(blocks)
-        return cid
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def blocks_of(data: Data, codec: CodecInput, hasher: str) -> tuple[bytes, list[Block]]:
-    """The CID of a value and the blocks it consists of; the same for every store."""
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise InvalidInput(f"a value must be bytes, found {type(data).__name__}: encode it first")
-    if codec == "raw":
-        return unixfs.split(data, hasher)
-    if codec not in CODECS:
-        raise InvalidInput(f"codec={codec!r}, expected 'raw' or 'dag-cbor'")
-    cid = identify(data, CODECS[codec], hasher)
-    return cid, [Block(cid, data)]
+_GROUP = 1024  # blocks that wait for one another where a store takes them one by one
 
 
 class ContentAddressedStore(ABC):
@@ -138,14 +78,11 @@ class ContentAddressedStore(ABC):
 
     def load_many(self, cids: Sequence[AnyCID]) -> list[bytes]:
         """The values that `cids` name, in order."""
-
-        async def load() -> list[bytes]:
-            return list(await asyncio.gather(*(self.load(cid) for cid in cids)))
-
-        return run_sync(load())
+        return run_sync(gather(partial(self.load, cid) for cid in several(cids)))
 
     def load_range(self, cid: AnyCID, start: int, stop: int | None) -> bytes:
         """Bytes `start` to `stop` (exclusive; `None`: the end) of the value that `cid` names."""
+        start, stop = _bounds(start, stop)
         return run_sync(self.load(cid, start, None if stop is None else stop - start))
 
     def has_many(self, cids: Sequence[AnyCID]) -> list[bool]:
@@ -158,10 +95,7 @@ class ContentAddressedStore(ABC):
                 return False
             return True
 
-        async def ask() -> list[bool]:
-            return list(await asyncio.gather(*(has(cid) for cid in cids)))
-
-        return run_sync(ask())
+        return run_sync(gather(partial(has, cid) for cid in several(cids)))
 
     def size_many(self, cids: Sequence[AnyCID]) -> list[int]:
         """The length of each value in bytes, without loading it where the store can tell."""
@@ -192,43 +126,80 @@ class ContentAddressedStore(ABC):
 
 
 class _SavingWriter(Writer):
-    """For a store that has nothing but `save`."""
+    """For a store that has nothing but `save`: what it is given is there at once, flushed or not."""
 
     def __init__(self, cas: ContentAddressedStore) -> None:
         super().__init__(cas.hasher)
         self._cas = cas
-        self._receipt = Receipt()
+        self._saved: dict[bytes, int] = {}
 
     def save(self, data: Data, codec: CodecInput = "raw") -> bytes:
+        data = as_bytes(data)
         cid, _ = blocks_of(data, codec, self.hasher)
-        answered = to_bytes(run_sync(self._cas.save(bytes(data), codec)))
-        if answered != cid:
-            raise BlockMismatch(
-                f"{type(self._cas).__name__}.save answered {text(answered)}, expected {text(cid)}: give its "
-                f"hasher (here {self.hasher!r}) as the attribute `hasher`, and split raw values at 1 MiB"
-            )
-        self._receipt += Receipt(1, len(data))
+        self._put([(cid, data, codec)])
         return cid
 
     def save_many(self, blocks: Iterable[Block]) -> None:
-        codecs = {code: name for name, code in CODECS.items()}
-        for block in blocks:
-            self.save(block.data, codecs[parse(block.cid).codec])  # type: ignore[arg-type]
+        waiting = iter(blocks)
+        while group := list(islice(waiting, _GROUP)):
+            self._put([(cid, as_bytes(data), _codec_of(cid)) for cid, data in group])
+
+    def _put(self, values: Sequence[tuple[bytes, Data, CodecInput]]) -> None:
+        answers = run_sync(gather(partial(self._cas.save, bytes(data), codec) for _, data, codec in values))
+        for (cid, data, _), answer in zip(values, answers, strict=True):
+            if (answered := to_bytes(answer)) != cid:
+                raise BlockMismatch(
+                    f"{type(self._cas).__name__}.save answered {text(answered)}, expected {text(cid)}: give its "
+                    f"hasher (here {self.hasher!r}) as the attribute `hasher`, and split raw values at 1 MiB"
+                )
+            self._saved[cid] = len(data)
 
     def flush(self) -> Receipt:
         self._cas.flush()
-        receipt, self._receipt = self._receipt, Receipt()
-        return receipt
+        saved, self._saved = self._saved, {}
+        return Receipt(len(saved), sum(saved.values()))
 
     def close(self) -> None:
-        self._receipt = Receipt()
+        self._saved = {}
+
+
+def _codec_of(cid: bytes) -> CodecInput:
+    codec = parse(cid).codec
+    for name, code in CODECS.items():
+        if code == codec:
+            return name  # type: ignore[return-value]  # dag-pb too, for stores that take it
+    raise InvalidInput(f"{text(cid)}: codec {codec:#x}, and `save` takes {', '.join(CODECS)}")
+
+
+def several(cids: Iterable[AnyCID]) -> list[bytes]:
+    """The binary form of each. Raises `InvalidInput` for a single CID, whose parts would be taken for many."""
+    if isinstance(cids, (str, bytes, CID)) or not isinstance(cids, Iterable):
+        raise InvalidInput(f"{str(cids)[:80]!r}: expected several CIDs, such as a list")
+    return [to_bytes(cid) for cid in cids]
+
+
+def _bounds(start: int, stop: int | None) -> tuple[int, int | None]:
+    """The bounds of a range, whose end is not before its start."""
+    start, stop = _count("start", start), None if stop is None else _count("stop", stop)
+    return start, None if stop is None else max(start, stop)
+
+
+def _count(name: str, value: int) -> int:
+    try:
+        count = index(value)
+    except TypeError:
+        count = -1
+    if count < 0:
+        raise InvalidInput(f"{name}={value!r}, expected a whole number of bytes, 0 or more")
+    return count
 
 
 class LocalCAS(ContentAddressedStore):
     """
     A store that reaches its blocks without waiting for a network.
 
-    Subclasses give `read_blocks` and `writer`; everything else, verification included, is here.
+    Subclasses give `read_blocks`, `has_blocks` and `writer`; everything else, verification included, is
+    here.
     """
 
     verifies = True
@@ -255,21 +226,36 @@ class LocalCAS(ContentAddressedStore):
             verify(cid, data)
         return blocks
 
+    def size_blocks(self, cids: Sequence[bytes]) -> list[int]:
+        """The length of each block."""
+        return [len(data) for data in self.load_blocks(cids)]
+
     def load_range(self, cid: AnyCID, start: int, stop: int | None) -> bytes:
         binary = to_bytes(cid)
+        start, stop = _bounds(start, stop)
         if parse(binary).codec == DAG_PB:
             return drive(unixfs.read(binary, start, stop), self.load_blocks)
         [data] = self.load_blocks([binary])
         return bytes(data) if start == 0 and stop is None else bytes(memoryview(data)[start:stop])
 
     def load_many(self, cids: Sequence[AnyCID]) -> list[bytes]:
-        return [self.load_range(cid, 0, None) for cid in cids]
+        names = several(cids)
+        whole = iter(self.load_blocks([cid for cid in names if parse(cid).codec != DAG_PB]))
+        return [
+            self.load_range(cid, 0, None) if parse(cid).codec == DAG_PB else bytes(next(whole))
+            for cid in names
+        ]
 
     def has_many(self, cids: Sequence[AnyCID]) -> list[bool]:
-        return self.has_blocks([to_bytes(cid) for cid in cids])
+        return self.has_blocks(several(cids))
 
     def size_many(self, cids: Sequence[AnyCID]) -> list[int]:
-        return [drive(unixfs.size(to_bytes(cid)), self.load_blocks) for cid in cids]
+        names = several(cids)
+        whole = iter(self.size_blocks([cid for cid in names if parse(cid).codec != DAG_PB]))
+        return [
+            drive(unixfs.size(cid), self.load_blocks) if parse(cid).codec == DAG_PB else next(whole)
+            for cid in names
+        ]
 
     async def save(self, data: bytes, codec: CodecInput) -> CID:
         return to_cid(await asyncio.to_thread(self._implicit_writer().save, data, codec))
@@ -283,15 +269,11 @@ class LocalCAS(ContentAddressedStore):
         if suffix is not None:
             if offset is not None or length is not None:
                 raise InvalidInput("suffix goes without offset and length")
-            return self.load_range(id, max(self.size_many([id])[0] - suffix, 0), None)
-        start = offset or 0
-        if start < 0 or (length is not None and length < 0):
-            raise InvalidInput(f"offset={offset}, length={length}: expected 0 or more")
-        return self.load_range(id, start, None if length is None else start + length)
+            start = max(self.size_many([id])[0] - _count("suffix", suffix), 0)
+            return self.load_range(id, start, None)
+        start = 0 if offset is None else _count("offset", offset)
+        return self.load_range(id, start, None if length is None else start + _count("length", length))
 
     @abstractmethod
     def _implicit_writer(self) -> Writer:
         """The writer behind `save`, for all threads; `flush` covers it."""
-
-
-

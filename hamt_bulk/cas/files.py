@@ -7,20 +7,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hamt_bulk.block import Data
-from hamt_bulk.errors import CASError
+from hamt_bulk.errors import CASError, InvalidInput
 
 MAX_VIEWS = 512
 """Buffers handed to one `writev`; Linux takes 1,024."""
 
+_PERMISSION = "permission denied: run as a user who may, or choose another folder"
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make space and call again, what was finished is kept",
     errno.EDQUOT: "the quota is used up: make space and call again, what was finished is kept",
-    errno.EACCES: "permission denied: run as a user who may, or choose another folder",
-    errno.EPERM: "permission denied: run as a user who may, or choose another folder",
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
     errno.EROFS: "the file system is mounted read-only: choose another folder",
+    errno.ENOENT: "there is no such file or folder: is the path right, or was it removed meanwhile?",
     errno.ENOTDIR: "a part of the path is a file: choose another folder",
+    errno.EISDIR: "it is a folder, and a file is expected",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+    errno.EIO: "the disk or the network failed: call again, and if it stays so restore the file from a copy",
 }
+# What file systems answer that cannot sync a folder; they keep names durable by other means, or not at all.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
 
 
 @contextmanager
@@ -31,21 +37,49 @@ def outside(doing: str, path: Path) -> Iterator[None]:
     except CASError:
         raise
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
-        raise CASError(f"{doing} {path}: {advice}") from error
+        raise failure(doing, path, error) from error
+
+
+def failure(doing: str, path: Path, error: OSError) -> CASError:
+    """What `outside` raises for `error`."""
+    return CASError(f"{doing} {path}: {_ADVICE.get(error.errno or 0, error.strerror or str(error))}")
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The path as callers gave it, made absolute. Raises `InvalidInput` for what is none."""
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise InvalidInput(f"not a path: {type(path).__name__} {path!r}; give the name of a folder or a file")
+    return Path(os.path.abspath(name))
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and those above it, durably, unless they are there."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def write_all(file: int, views: Sequence[Data]) -> None:
     """Writes `views` one after the other to the file descriptor, to the last byte."""
     for start in range(0, len(views), MAX_VIEWS):
-        waiting = [memoryview(view) for view in views[start : start + MAX_VIEWS]]
-        while waiting:
+        waiting: Sequence[Data] = views[start : start + MAX_VIEWS]
+        left = sum(map(len, waiting))
+        while left:
             written = os.writev(file, waiting)
-            while waiting and written >= len(waiting[0]):
-                written -= len(waiting[0])
-                del waiting[0]
-            if waiting and written:
-                waiting[0] = waiting[0][written:]
+            left -= written
+            if left:
+                waiting = _after(waiting, written)
+
+
+def _after(views: Sequence[Data], written: int) -> list[Data]:
+    """What is left of `views` when that many bytes of them are written."""
+    for number, view in enumerate(views):
+        if written < len(view):
+            return [memoryview(view)[written:], *views[number + 1 :]]
+        written -= len(view)
+    return []
 
 
 def sync_folder(folder: Path) -> None:
@@ -53,6 +87,9 @@ def sync_folder(folder: Path) -> None:
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(file)
 

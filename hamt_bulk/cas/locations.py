@@ -7,13 +7,21 @@ read, since its section starts with its CID. Codecs do not count: a block is its
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hamt_bulk.block import parse
 from hamt_bulk.car_index import Columns
+
+
+class Found(NamedTuple):
+    """Where blocks may be: which of those that were asked for, the number of the file, and the offset."""
+
+    asked: NDArray[np.intp]
+    files: NDArray[np.uint32]
+    offsets: NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,15 +72,36 @@ class Locations:
     def __len__(self) -> int:
         return len(self.prefixes)
 
+    def only(self, files: Sequence[int]) -> "Locations":
+        """The rows of `files`, which are numbered anew, in that order."""
+        number = np.full(max([*files, int(self.files.max(initial=0))]) + 1, -1)
+        number[list(files)] = np.arange(len(files))
+        numbers = number[self.files]
+        keep = numbers >= 0
+        return Locations(self.prefixes[keep], numbers[keep].astype(np.uint32), self.offsets[keep])
+
     def find(self, cid: bytes) -> list[tuple[int, int]]:
         """Where the block may be: file numbers and offsets. Almost always one, or none."""
-        prefix = np.uint64(int.from_bytes(parse(cid).digest[:8].ljust(8, b"\0"), "big"))
-        first = int(np.searchsorted(self.prefixes, prefix))
+        prefix = np.uint64(int.from_bytes(_prefix(cid), "big"))
+        first = int(self.prefixes.searchsorted(prefix))
         found = []
         while first < len(self.prefixes) and self.prefixes[first] == prefix:
             found.append((int(self.files[first]), int(self.offsets[first])))
             first += 1
         return found
+
+    def find_many(self, cids: Sequence[bytes]) -> Found:
+        """As `find`, for many blocks at once."""
+        prefixes = np.frombuffer(b"".join(map(_prefix, cids)), ">u8").astype(np.uint64)
+        first = self.prefixes.searchsorted(prefixes)
+        counts = self.prefixes.searchsorted(prefixes, "right") - first
+        asked = np.repeat(np.arange(len(cids)), counts)
+        rows = np.repeat(first - counts.cumsum() + counts, counts) + np.arange(len(asked))
+        return Found(asked, self.files[rows], self.offsets[rows])
+
+
+def _prefix(cid: bytes) -> bytes:
+    return parse(cid).digest[:8].ljust(8, b"\0")
 
 
 def _prefixes(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -3,28 +3,68 @@
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
+
+from hamt_bulk.errors import InvalidInput
 
 T = TypeVar("T")
 
+AT_ONCE = 32
+"""Calls of one batch under way at a time. Clients give up when thousands wait for one pool."""
+
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
-_owner = 0
-"""The process that started the loop: a forked child has its memory, but not its thread."""
+_thread: threading.Thread | None = None
+_inherited: list[asyncio.AbstractEventLoop] = []
+"""Loops of the processes that this one was forked from. Closing one would disturb its owner."""
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of `coroutine`, run on the private loop. Not to be called from that loop itself."""
-    global _loop, _owner
+    global _loop, _thread
+    if threading.current_thread() is _thread:
+        coroutine.close()
+        raise InvalidInput(
+            "a store's `save` or `load` called a method that waits for such a call: await them instead, "
+            "or run the method in a thread (asyncio.to_thread)"
+        )
     with _lock:
-        if _loop is None or _owner != os.getpid():
-            _loop, _owner = asyncio.new_event_loop(), os.getpid()
-            threading.Thread(target=_loop.run_forever, name="hamt-bulk-loop", daemon=True).start()
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            _thread = threading.Thread(target=_loop.run_forever, name="hamt-bulk-loop", daemon=True)
+            _thread.start()
         loop = _loop
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
         return future.result()
-    except KeyboardInterrupt:
-        future.cancel()
-        raise
+    finally:
+        future.cancel()  # of no effect unless the wait was interrupted
+
+
+async def gather(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
+    """The results of `calls` in order, `AT_ONCE` under way at a time. The first to fail ends the others."""
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def run(call: Callable[[], Awaitable[T]]) -> T:
+        async with turn:
+            return await call()
+
+    tasks = [asyncio.ensure_future(run(call)) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _after_fork() -> None:
+    """A forked child has its parent's memory, but not its threads, which may have held the lock."""
+    global _lock, _loop, _thread
+    _lock = threading.Lock()
+    if _loop is not None:
+        _inherited.append(_loop)
+    _loop = _thread = None
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -46,7 +46,7 @@ def configuration(cas: ContentAddressedStore) -> tuple[str, str]:
         return kind, repr(tokenize())
     try:
         return kind, pickle.dumps(cas).hex()
-    except Exception:  # a store that does not travel is equal to itself alone, whatever it says about it
+    except Exception:  # a store that cannot travel, whatever it raises, is equal to itself alone
         return kind, f"at {id(cas):x}"
 
 
@@ -66,7 +66,9 @@ class Reader:
                 raise CASError(f"{self.cas!r} gave {len(blocks)} blocks, expected {len(cids)}")
             return blocks
 
-    def read(self, pointer: bytes, start: int = 0, stop: int | None = None, suffix: int | None = None) -> bytes:
+    def read(
+        self, pointer: bytes, start: int = 0, stop: int | None = None, suffix: int | None = None
+    ) -> bytes:
         """
         Bytes `start` to `stop` (exclusive; `None`: the end) of a value, as slicing would give them.
 
@@ -184,12 +186,14 @@ def _verify_value(cid: bytes, value: Data) -> None:
     hasher = next((name for name, code in HASH_CODES.items() if code == parts.hash_code), None)
     if hasher is None:
         known = ", ".join(HASH_CODES)
-        raise InvalidInput(f"{text(cid)}: hash code {parts.hash_code:#x} cannot be verified, expected {known}")
+        raise InvalidInput(
+            f"{text(cid)}: hash code {parts.hash_code:#x} cannot be verified, expected {known}"
+        )
     found, _ = unixfs.split(value, hasher)
     if parse(found) != parts:
         raise BlockMismatch(
-            f"file {text(cid)}: its {len(value)} bytes, split at 1 MiB, are {text(found)}. The copy is damaged, "
-            "or the file was split otherwise, which can be read only from a store that verifies each block"
+            f"file {text(cid)}: its {len(value)} bytes, split at 1 MiB, are {text(found)}. The copy is "
+            "damaged, or was split otherwise, which can be read only from a store that verifies each block"
         )
 
 

@@ -52,6 +52,8 @@ async def preflight_async(client: Client, cas: ContentAddressedStore) -> None:
     Raises before any work is done: `VersionMismatch` when a worker has other versions, `NotPortable` or
     `CASError` when the store cannot be reached from one.
     """
+    if any(not worker.startswith("inproc:") for worker in client.scheduler_info(n_workers=-1)["workers"]):
+        cas.refuse_other_processes()
     token = cas.announce()
     try:
         answers: dict[str, Any] = await client._run(_examine, cas, token, on_error="return")

@@ -1,10 +1,7 @@
 """
 The reading side of a tree: keys looked up in a store, with decoded nodes kept.
 
-    Tree ── drives the traversals of `tree` ──> NodeCache ── what is not there, once ──> the store
-
-Nodes are loaded in threads, never on a caller's event loop: a loop that is blocked or gone cannot
-keep others waiting for a node that it had begun to load.
+Nodes are loaded in threads, never on a caller's event loop, which may be blocked or gone while others wait.
 """
 
 import asyncio
@@ -15,6 +12,8 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import islice
 from typing import Any, TypeAlias, cast
 
 from hamt_bulk.block import Data, text
@@ -27,21 +26,22 @@ from hamt_bulk.reads import drive, drive_async
 from hamt_bulk.tree import Found, entries, lookup
 
 CACHE_BYTES = 64 << 20
-"""How much memory decoded nodes may take, unless the caller says otherwise: some thousand nodes."""
+"""Memory for decoded nodes, unless the caller says otherwise: that of some thousand."""
 
 LOADERS = 32
 """How many loads, each of a node or of a listing's batch, are under way at once for all event loops."""
 
-Node: TypeAlias = "list[Slot]"
+Node: TypeAlias = list[Slot]
 """A decoded node. It is shared, so nobody changes it."""
 
 Load: TypeAlias = Callable[[Sequence[bytes]], list[Node]]
 """Loads and decodes nodes, in the thread that calls it."""
 
-_Nodes: TypeAlias = dict[bytes, Node]
-
 _Claims: TypeAlias = "dict[bytes, Future[Node | None]]"
 """Nodes under way. `None`: the load failed for a reason that need not be this node's."""
+
+_Nodes: TypeAlias = dict[bytes, Node]
+_Walk: TypeAlias = Generator[list[bytes] | Found, Sequence[Data] | None, None]
 
 _EMPTY: Bucket = {}
 _LAYOUT = PyHamt()
@@ -170,11 +170,10 @@ def node_bytes(node: Node) -> int:
     """An estimate of the memory that a decoded node takes in a cache, with all its parts and its place."""
     size = sys.getsizeof
     total = size(node) + 400
-    for slot in node:
-        if isinstance(slot, bytes):
-            total += size(slot)
-        elif slot:
-            total += size(slot) + sum(size(key) + size(pointer) for key, pointer in slot.items())
+    for slot in filter(None, node):
+        total += size(slot)
+        if isinstance(slot, dict):
+            total += sum(size(key) + size(pointer) for key, pointer in slot.items())
     return total
 
 
@@ -205,11 +204,11 @@ class Tree(Reader):
 
         def load(cids: Sequence[bytes]) -> Sequence[Data]:
             path.extend(self.cache.get(cids, self._load))
-            return _as_sent(path[-1:])
+            return cast(Sequence[Data], path[-1:])  # `layout.decode` lets decoded nodes pass
 
         found = drive(lookup(self.root, key, self.layout, self.hash_fn), load)
         if found is None:
-            self._doubt_absence(key, path)
+            self._doubted(key, path)
         return found
 
     async def pointer_async(self, key: str) -> bytes | None:
@@ -218,11 +217,11 @@ class Tree(Reader):
 
         async def load(cids: Sequence[bytes]) -> Sequence[Data]:
             path.extend(await self.cache.get_async(cids, self._load))
-            return _as_sent(path[-1:])
+            return cast(Sequence[Data], path[-1:])
 
         found = await drive_async(lookup(self.root, key, self.layout, self.hash_fn), load)
         if found is None:
-            self._doubt_absence(key, path)
+            self._doubted(key, path)
         return found
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
@@ -233,7 +232,7 @@ class Tree(Reader):
             if isinstance(step, Found):
                 yield from step
             else:
-                sent = _as_sent(self.cache.get(step, self._load, scan=True))
+                sent = cast(Sequence[Data], self.cache.get(step, self._load, scan=True))
 
     async def entries_async(self) -> AsyncGenerator[tuple[str, bytes], None]:
         """As `entries`."""
@@ -244,7 +243,7 @@ class Tree(Reader):
                 for entry in step:
                     yield entry
             else:
-                sent = _as_sent(await self.cache.get_async(step, self._load, scan=True))
+                sent = cast(Sequence[Data], await self.cache.get_async(step, self._load, scan=True))
 
     def _load(self, cids: Sequence[bytes]) -> list[Node]:
         try:
@@ -252,36 +251,25 @@ class Tree(Reader):
         except BlockNotFound as error:
             if self.root not in cids:
                 raise
-            raise BlockNotFound(
-                f"the root {text(self.root)} is not in this store, {self.cas!r}: open it with the store that "
-                "it was built with, or copy it here first"
-            ) from error
+            raise BlockNotFound(f"the root {text(self.root)} is not in this store, {self.cas!r}") from error
         return [self.layout.decode(cid, block) for cid, block in zip(cids, blocks, strict=True)]
 
-    def _doubt_absence(self, key: str, path: list[Node]) -> None:
-        """Raises `MalformedNode` when the node that lacks `key` shows that keys are placed otherwise here."""
+    def _doubted(self, key: str, path: list[Node]) -> None:
+        """Raises `MalformedNode` when the node that lacks `key` has another key that should not be there."""
         above = self.hash_fn(encode_key(key))[: len(path) - 1]
-        for number, slot in enumerate(path[-1]):
-            if isinstance(slot, dict) and slot:
-                other, place = next(iter(slot)), above + bytes((number,))
-                expected = self.hash_fn(encode_key(other))[: len(place)]
-                if place == expected:
-                    return
+        buckets = ((number, slot) for number, slot in enumerate(path[-1]) if isinstance(slot, dict) and slot)
+        for number, bucket in islice(buckets, 1):
+            other, place = next(iter(bucket)), above + bytes((number,))
+            expected = self.hash_fn(encode_key(other))[: len(place)]
+            if place != expected:
                 raise MalformedNode(
                     f"no telling whether {text(self.root)} has {key!r}: {other!r} lies at {place.hex()}, "
                     f"expected {expected.hex()}: it was built with another hash_fn, or damaged by its writer"
                 )
 
 
-def _as_sent(nodes: list[Node]) -> Sequence[Data]:
-    """To a traversal decoded nodes are the blocks that it asked for, since `layout.decode` lets them pass."""
-    return cast(Sequence[Data], nodes)
-
-
-def _next_step(
-    walk: "Generator[list[bytes] | Found, Sequence[Data] | None, None]", sent: Sequence[Data] | None
-) -> "list[bytes] | Found | None":
-    """The next step of `entries`, or `None` after the last."""
+def _next_step(walk: _Walk, sent: Sequence[Data] | None) -> "list[bytes] | Found | None":
+    """What `entries` asks for or has found, or `None` at its end."""
     try:
         return walk.send(sent)
     except StopIteration:
@@ -295,23 +283,17 @@ def _running() -> Future[Any]:
     return future
 
 
-_lock = threading.Lock()
 _caches: "weakref.WeakSet[NodeCache]" = weakref.WeakSet()
-_threads: ThreadPoolExecutor | None = None
 
 
+@lru_cache(1)
 def _loaders() -> ThreadPoolExecutor:
-    global _threads
-    with _lock:
-        if _threads is None:
-            _threads = ThreadPoolExecutor(LOADERS, "hamt-bulk-load")
-        return _threads
+    return ThreadPoolExecutor(LOADERS, "hamt-bulk-load")
 
 
 def _after_fork() -> None:
     """A forked child has no other threads: locks they held stay locked, and loads they ran never end."""
-    global _lock, _threads
-    _lock, _threads = threading.Lock(), None
+    _loaders.cache_clear()
     for cache in list(_caches):
         cache._reset()
 

@@ -132,15 +132,13 @@ class ZarrHAMTStore(Store):
     async def getsize_prefix(self, prefix: str) -> int:
         """The bytes of all values in the folder `prefix`."""
         start = _folder(prefix)
-        total = 0
-        waiting: list[bytes] = []
-        async with aclosing(self._tree.entries_async()) as entries:
-            async for key, pointer in entries:
-                if key.startswith(start):
-                    waiting.append(pointer)
-                if len(waiting) == SIZES_AT_ONCE:
-                    total += sum(await self._tree.sizes_async(waiting))
-                    waiting.clear()
+        total, waiting = 0, list[bytes]()
+        async for key, pointer in self._tree.entries_async():
+            if key.startswith(start):
+                waiting.append(pointer)
+            if len(waiting) == SIZES_AT_ONCE:
+                total += sum(await self._tree.sizes_async(waiting))
+                waiting.clear()
         return total + (sum(await self._tree.sizes_async(waiting)) if waiting else 0)
 
     async def list(self) -> AsyncIterator[str]:

@@ -134,7 +134,7 @@ class Archive:
         return data
 
     def length(self, offset: int, cid: bytes) -> int | None:
-        """The length of the block in the section at `offset`; `None` when another one, or damage, is there."""
+        """The length of the block in the section at `offset`; `None` when it is another one, or damaged."""
         try:
             head = os.pread(_descriptors.get(self._name).number, 9 + MAX_CID_BYTES, offset)
             bounds = self._bounds(head, offset, cid)

@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from threading import Lock
 from typing import Any, NoReturn
 
+from multiformats import CID
+
 from hamt_bulk.block import Data, text, to_cid
-from hamt_bulk.cas.archive import Archive, forget
+from hamt_bulk.car import Header
+from hamt_bulk.cas.archive import Archive, Place, forget, load_sound
 from hamt_bulk.cas.base import LocalCAS, Writer
+from hamt_bulk.cas.files import absolute, outside
 from hamt_bulk.cas.locations import Locations
-from hamt_bulk.errors import BlockNotFound, InvalidInput, ReadOnly
+from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput, ReadOnly
 
 
 class CarCAS(LocalCAS):
@@ -22,45 +25,67 @@ class CarCAS(LocalCAS):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__("blake3")
-        self.path = Path(os.path.abspath(os.fspath(path)))
+        self.path = absolute(path)
         self._archive = Archive(self.path)
-        self._locations: Locations | None = None
-        self._roots: tuple[bytes, ...] = ()
+        self._opened: tuple[Header, Locations] | None = None
         self._lock = Lock()
 
     @property
-    def roots(self) -> list[Any]:
+    def roots(self) -> list[CID]:
         """The CIDs that the file's header names."""
-        self._open()
-        return [to_cid(root) for root in self._roots]
+        return [to_cid(root) for root in self._open()[0].roots]
 
-    def _open(self) -> Locations:
+    def _open(self) -> tuple[Header, Locations]:
         with self._lock:
-            if self._locations is None:
+            if self._opened is None:
                 header, index = self._archive.open()
                 if header is None:
                     raise InvalidInput(f"{self.path} is not a CAR file: {self._archive.damage}")
-                self._roots = header.roots
-                self._locations = Locations.of(index, 0, header.data_offset)
-            return self._locations
+                self._opened = header, Locations.of(index, 0, header.data_offset)
+            return self._opened
+
+    def _reopen(self) -> bool:
+        """Looks again at a file that was replaced since, unlike a pack. True when it was."""
+        if not self._archive.changed():
+            return False
+        with self._lock:
+            self._opened = None
+        return True
+
+    def _places(self, cid: bytes) -> list[Place]:
+        return [(self._archive, offset) for _, offset in self._open()[1].find(cid)]
 
     def read_blocks(self, cids: Sequence[bytes]) -> list[Data]:
         return [self._read(cid) for cid in cids]
 
+    def load_blocks(self, cids: Sequence[bytes]) -> list[Data]:
+        return self.read_blocks(cids)  # each is verified where another copy may still be tried
+
     def _read(self, cid: bytes) -> Data:
-        locations = self._open()
-        for _, offset in locations.find(cid):
-            data = self._archive.read(offset, cid)
-            if data is not None:
-                return data
-        why = f"it is damaged: {self._archive.damage}" if self._archive.damage else f"it has {len(locations)} others"
+        try:
+            data = load_sound(self._places(cid), cid)
+        except (BlockMismatch, CASError):
+            if not self._reopen():
+                raise
+            data = load_sound(self._places(cid), cid)
+        if data is None and self._reopen():
+            data = load_sound(self._places(cid), cid)
+        if data is not None:
+            return data
+        damage, count = self._archive.damage, len(self._open()[1])
+        why = f"it is damaged: {damage}" if damage else f"it has {count} others"
         raise BlockNotFound(f"no block {text(cid)} in {self.path}: {why}")
 
     def has_blocks(self, cids: Sequence[bytes]) -> list[bool]:
-        locations = self._open()
-        return [
-            any(self._archive.read(offset, cid) is not None for _, offset in locations.find(cid)) for cid in cids
-        ]
+        return [length is not None for length in map(self._length, cids)]
+
+    def size_blocks(self, cids: Sequence[bytes]) -> list[int]:
+        lengths = map(self._length, cids)
+        return [len(self._read(cid)) if n is None else n for cid, n in zip(cids, lengths, strict=True)]
+
+    def _length(self, cid: bytes) -> int | None:
+        lengths = (archive.length(offset, cid) for archive, offset in self._places(cid))
+        return next((length for length in lengths if length is not None), None)
 
     def writer(self) -> Writer:
         self._refuse()
@@ -69,7 +94,9 @@ class CarCAS(LocalCAS):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise ReadOnly(f"{self.path} is a CAR file, which is read only: write to a PackCAS, whose packs are CAR files")
+        raise ReadOnly(
+            f"{self.path} is a CAR file, which is read only: write to a PackCAS, whose packs are CAR files"
+        )
 
     def close(self) -> None:
         forget(self.path)
@@ -79,7 +106,8 @@ class CarCAS(LocalCAS):
 
     def __dask_tokenize__(self) -> tuple[str, str, int]:
         # A CAR file may be replaced, unlike a pack.
-        return (type(self).__qualname__, str(self.path), os.stat(self.path).st_mtime_ns)
+        with outside("cannot read", self.path):
+            return (type(self).__qualname__, str(self.path), os.stat(self.path).st_mtime_ns)
 
     def __repr__(self) -> str:
         return f"CarCAS({str(self.path)!r})"

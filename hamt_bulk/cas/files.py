@@ -20,13 +20,14 @@ _ADVICE = {
     errno.EPERM: _PERMISSION,
     errno.EROFS: "the file system is mounted read-only: choose another folder",
     errno.ENOENT: "there is no such file or folder: is the path right, or was it removed meanwhile?",
+    errno.EEXIST: "a file is in the way: choose another folder",
     errno.ENOTDIR: "a part of the path is a file: choose another folder",
     errno.EISDIR: "it is a folder, and a file is expected",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
     errno.EIO: "the disk or the network failed: call again, and if it stays so restore the file from a copy",
 }
-# What file systems answer that cannot sync a folder; they keep names durable by other means, or not at all.
-_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
+# What network file systems answer that have no such thing as syncing a folder.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
 
 @contextmanager
@@ -80,6 +81,18 @@ def _after(views: Sequence[Data], written: int) -> list[Data]:
             return [memoryview(view)[written:], *views[number + 1 :]]
         written -= len(view)
     return []
+
+
+def write_durably(temporary: Path, final: Path, data: bytes) -> None:
+    """Puts a small file in place by way of `temporary`."""
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        replace_durably(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,11 +3,13 @@
 import os
 import uuid
 from collections.abc import Iterable, Sequence
+from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
 from hamt_bulk.block import Block, Data, Hasher, text
 from hamt_bulk.cas.base import LocalCAS, Receipt, Writer
+from hamt_bulk.cas.writer import as_bytes
 from hamt_bulk.errors import BlockNotFound, NotPortable
 
 
@@ -22,6 +24,8 @@ class InMemoryCAS(LocalCAS):
     def __init__(self, hasher: Hasher = "blake3") -> None:
         super().__init__(hasher)
         self.blocks: dict[bytes, bytes] = {}
+        self._saved = Receipt()
+        self._lock = Lock()
         self._token = uuid.uuid4().hex
         _living[self._token] = self
 
@@ -30,7 +34,8 @@ class InMemoryCAS(LocalCAS):
             return [self.blocks[cid] for cid in cids]
         except KeyError as error:
             raise BlockNotFound(
-                f"no block {text(error.args[0])} in memory, among {len(self.blocks)}: was it built with another CAS?"
+                f"no block {text(error.args[0])} in memory, among {len(self.blocks)}: was it built with "
+                "another CAS?"
             ) from None
 
     def has_blocks(self, cids: Sequence[bytes]) -> list[bool]:
@@ -40,7 +45,18 @@ class InMemoryCAS(LocalCAS):
         return _MemoryWriter(self)
 
     def _implicit_writer(self) -> Writer:
-        return self.writer()
+        return _ImplicitWriter(self)
+
+    def _put(self, blocks: dict[bytes, bytes]) -> Receipt:
+        with self._lock:
+            new = {cid: data for cid, data in blocks.items() if cid not in self.blocks}
+            self.blocks.update(new)
+        return Receipt(len(new), sum(map(len, new.values())))
+
+    def flush(self) -> Receipt:
+        with self._lock:
+            receipt, self._saved = self._saved, Receipt()
+            return receipt
 
     def refuse_other_processes(self) -> None:
         raise NotPortable(_message(os.getpid(), "workers in other processes"))
@@ -73,22 +89,32 @@ def _message(process: int, user: str) -> str:
 
 
 class _MemoryWriter(Writer):
-    """Blocks go in at once: in one process there is nothing to make durable."""
+    """Blocks go in at once when they are flushed."""
 
     def __init__(self, cas: InMemoryCAS) -> None:
         super().__init__(cas.hasher)
         self._cas = cas
-        self._receipt = Receipt()
+        self._waiting: dict[bytes, bytes] = {}
 
     def save_many(self, blocks: Iterable[Block]) -> None:
-        # A copy of each: a view would keep alive, or change with, the caller's buffer.
-        new = {block.cid: bytes(block.data) for block in blocks if block.cid not in self._cas.blocks}
-        self._cas.blocks.update(new)
-        self._receipt += Receipt(len(new), sum(map(len, new.values())))
+        for cid, data in blocks:
+            if cid not in self._waiting and cid not in self._cas.blocks:
+                # A copy: a view would keep alive, or change with, the caller's buffer.
+                self._waiting[cid] = bytes(as_bytes(data))
 
     def flush(self) -> Receipt:
-        receipt, self._receipt = self._receipt, Receipt()
-        return receipt
+        waiting, self._waiting = self._waiting, {}
+        return self._cas._put(waiting)
 
     def close(self) -> None:
-        self._receipt = Receipt()
+        self._waiting = {}
+
+
+class _ImplicitWriter(_MemoryWriter):
+    """The writer behind `save`, whose blocks are there when it returns."""
+
+    def save_many(self, blocks: Iterable[Block]) -> None:
+        super().save_many(blocks)
+        receipt = self.flush()
+        with self._cas._lock:
+            self._cas._saved += receipt

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hamt_bulk.block import Block, Data, Hasher, text, verify
-from hamt_bulk.cas.archive import forget
+from hamt_bulk.cas.archive import forget, load_sound
 from hamt_bulk.cas.base import LocalCAS, Receipt, Writer
-from hamt_bulk.cas.files import outside, replace_durably, sync_folder
+from hamt_bulk.cas.files import absolute, make_folder, outside, write_durably
 from hamt_bulk.cas.packfile import KINDS, PackWriter, temporary_name
 from hamt_bulk.cas.packindex import PackIndex
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
@@ -21,6 +21,9 @@ FORMAT = "hamt_bulk pack store 1\n"
 
 IMPLICIT_PACK_BYTES = 64 << 20
 """Blocks that were saved one by one are put into a pack when there are this many bytes of them."""
+
+_UNCLEAR = -1  # copies that disagree on how long a block is
+_OURS = {"format", "packs", "index", "journals", "tmp", "lost+found"}
 
 
 class PackCAS(LocalCAS):
@@ -36,65 +39,106 @@ class PackCAS(LocalCAS):
     Any number of processes and hosts may write at the same time without locks: each writer makes packs
     of its own, and a pack is there as soon as the `flush` of its writer returns. Readers see every
     finished pack, also those that were finished after they opened the folder.
+
+    When a write of what `save` was given fails, what it was given since the last `flush` is lost: `save`
+    and `flush` refuse, so that nobody misses it, until `close`.
     """
 
     def __init__(self, path: str | os.PathLike[str], hasher: Hasher = "blake3") -> None:
         super().__init__(hasher)
-        self.path = Path(os.path.abspath(os.fspath(path)))
-        self._checked = False
+        self.path = absolute(path)
+        self._begin()
+        _living.add(self)
+
+    def _begin(self) -> None:
+        self._checked = self._created = False
         self._index = PackIndex(self.path)
         self._implicit: _SharedWriter | None = None
         self._lock = threading.Lock()
 
     def read_blocks(self, cids: Sequence[bytes]) -> list[Data]:
-        return [self._read(cid) for cid in cids]
+        if len(cids) == 1:
+            return [self._read(cids[0])]
+        if not self._index.opened:
+            self._refresh()
+        found: list[Data | None] = [None] * len(cids)
+        for position, archive, offset in self._index.find_many(cids):
+            if found[position] is None:
+                try:
+                    found[position] = archive.load(offset, cids[position])
+                except (BlockMismatch, CASError):
+                    continue  # there may be another copy
+        return [self._read(cid) if data is None else data for cid, data in zip(cids, found, strict=True)]
 
     def load_blocks(self, cids: Sequence[bytes]) -> list[Data]:
         return self.read_blocks(cids)  # each is verified where another copy may still be tried
 
     def _read(self, cid: bytes) -> Data:
-        waiting = self._implicit.read(cid) if self._implicit is not None else None
+        waiting = self._waiting(cid)
         if waiting is not None:
+            verify(cid, waiting)
             return waiting
-        damage: BlockMismatch | None = None
+        trouble: BlockMismatch | CASError | None = None
         for attempt in range(2):
-            for archive, offset in self._index.find(cid):
-                try:
-                    data = archive.read(offset, cid)
-                    if data is not None:
-                        verify(cid, data)
-                        return data
-                except BlockMismatch as error:
-                    damage = BlockMismatch(f"{error} (in {archive.path})")
-            if damage is not None:
-                raise damage
+            try:
+                data = load_sound(self._index.find(cid), cid)
+                if data is not None:
+                    return data
+            except (BlockMismatch, CASError) as error:
+                trouble = error
             if attempt == 0 and not self._refresh():
                 break
-        raise BlockNotFound(f"no block {text(cid)} in {self.path}: {self._why_not()}")
+        raise trouble or self._not_found(cid)
+
+    def _waiting(self, cid: bytes) -> bytes | None:
+        """A block that was saved and not flushed."""
+        return None if self._implicit is None else self._implicit.read(cid)
 
     def _refresh(self) -> bool:
         """Looks for new packs. True when there were some."""
         self._check_format()
         return self._index.refresh()
 
-    def _why_not(self) -> str:
+    def _not_found(self, cid: bytes) -> BlockNotFound | CASError:
+        what = f"no block {text(cid)} in {self.path}"
+        if unread := self._index.unread:
+            return CASError(f"{what}, but {len(unread)} packs may hold it: {next(iter(unread.values()))}")
         if not self.path.exists():
-            return "there is no such folder; was another path meant?"
+            return BlockNotFound(f"{what}: there is no such folder; was another path meant?")
         if damaged := self._index.damaged():
             lines = "; ".join(f"{archive.path.name}: {archive.damage}" for archive in damaged[:3])
-            return f"{len(damaged)} of its packs are damaged and may have held it ({lines}). Restore them from a copy"
-        return f"its {len(self._index.archives)} packs are sound and do not hold it; was it built in another store?"
+            return BlockNotFound(
+                f"{what}: {len(damaged)} of its packs are damaged and may have held it ({lines}). "
+                "Restore them from a copy"
+            )
+        count = len(self._index.archives)
+        return BlockNotFound(f"{what}: its {count} packs do not hold it; was it built in another store?")
 
     def has_blocks(self, cids: Sequence[bytes]) -> list[bool]:
-        found = [self._has(cid) for cid in cids]
-        if not all(found) and self._refresh():
-            found = [here or self._has(cid) for here, cid in zip(found, cids, strict=True)]
-        return found
+        return [length is not None for length in self._lengths(cids)]
 
-    def _has(self, cid: bytes) -> bool:
-        if self._implicit is not None and self._implicit.read(cid) is not None:
-            return True
-        return any(archive.read(offset, cid) is not None for archive, offset in self._index.find(cid))
+    def size_blocks(self, cids: Sequence[bytes]) -> list[int]:
+        lengths = self._lengths(cids)
+        unclear = None, _UNCLEAR
+        return [len(self._read(cid)) if n in unclear else n for cid, n in zip(cids, lengths, strict=True)]
+
+    def _lengths(self, cids: Sequence[bytes]) -> list[int | None]:
+        """The length of each block as its section says: not verified, `None` without one."""
+        lengths = self._find_lengths(cids)
+        if None in lengths and self._refresh():
+            lengths = self._find_lengths(cids)
+        return lengths
+
+    def _find_lengths(self, cids: Sequence[bytes]) -> list[int | None]:
+        found: list[int | None] = [None] * len(cids)
+        for position, archive, offset in self._index.find_many(cids):
+            length = archive.length(offset, cids[position])
+            if length is not None:
+                found[position] = length if found[position] in (None, length) else _UNCLEAR
+        for position, cid in enumerate(cids):
+            if found[position] is None and (waiting := self._waiting(cid)) is not None:
+                found[position] = len(waiting)
+        return found
 
     def writer(self) -> Writer:
         self._create()
@@ -106,7 +150,7 @@ class PackCAS(LocalCAS):
                 self._create()
                 self._implicit = _SharedWriter(self.path, self.hasher)
                 # What was saved and never flushed is not lost to a forgotten call.
-                weakref.finalize(self, self._implicit.flush)
+                self._at_exit = weakref.finalize(self, self._implicit.flush)
             return self._implicit
 
     def flush(self) -> Receipt:
@@ -127,10 +171,12 @@ class PackCAS(LocalCAS):
 
     def preflight(self, token: str) -> None:
         path = self.path / "tmp" / f"preflight-{token}"
-        if not path.exists():
+        with outside("cannot read", path):
+            here = path.exists()
+        if not here:
             raise CASError(
-                f"{self.path} on this worker is not the folder that the driver sees: packs written here would "
-                "be lost. Put the store on a file system that all workers share"
+                f"{self.path} on this worker is not the folder that the driver sees: packs written here "
+                "would be lost. Put the store on a file system that all workers share"
             )
         with outside("cannot write", self.path / "tmp"):
             probe = self.path / "tmp" / temporary_name()
@@ -138,20 +184,23 @@ class PackCAS(LocalCAS):
             probe.unlink()
 
     def retract(self, token: str) -> None:
-        (self.path / "tmp" / f"preflight-{token}").unlink(missing_ok=True)
+        path = self.path / "tmp" / f"preflight-{token}"
+        with outside("cannot remove", path):
+            path.unlink(missing_ok=True)
 
     def _create(self) -> None:
-        if self._check_format():
+        """Makes what is missing of the folder: copies and clean-ups leave out empty folders."""
+        if self._created:
             return
+        there = self._check_format()
         with outside("cannot create", self.path):
-            for folder in [*(self.path / "packs" / kind for kind in KINDS), self.path / "index", self.path / "tmp"]:
-                folder.mkdir(parents=True, exist_ok=True)
-            temporary = self.path / "tmp" / temporary_name()
-            temporary.write_text(FORMAT)
-            sync_folder(self.path / "packs")
-            # Always the same bytes, so it does not matter who is last.
-            replace_durably(temporary, self.path / "format")
-        self._checked = True
+            for folder in (*(f"packs/{kind}" for kind in KINDS), "index", "tmp"):
+                make_folder(self.path / folder)
+            if not there:
+                # Always the same bytes, so it does not matter who is last.
+                temporary = self.path / "tmp" / temporary_name()
+                write_durably(temporary, self.path / "format", FORMAT.encode())
+        self._checked = self._created = True
 
     def _check_format(self) -> bool:
         """Whether there is a store yet. Raises `InvalidInput` for a folder that holds something else."""
@@ -161,9 +210,10 @@ class PackCAS(LocalCAS):
             try:
                 found = (self.path / "format").read_text(errors="replace")[:200]
             except FileNotFoundError:
-                if self.path.is_dir() and not {"packs", "index", "tmp"}.issuperset(os.listdir(self.path)):
+                if self.path.is_dir() and not _OURS.issuperset(os.listdir(self.path)):
                     raise InvalidInput(
-                        f"{self.path} is a folder with other things in it, not a pack store: choose a new or empty one"
+                        f"{self.path} is a folder with other things in it, not a pack store: choose a new or "
+                        "empty one"
                     ) from None
                 return False
         if found != FORMAT:
@@ -175,8 +225,15 @@ class PackCAS(LocalCAS):
         return True
 
     def close(self) -> None:
-        self.flush()
-        forget(self.path)
+        try:
+            self.flush()
+        except CASError:
+            if self._implicit is not None:
+                self._implicit.close()
+            raise
+        finally:
+            self._index = PackIndex(self.path)
+            forget(self.path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.hasher)
@@ -215,3 +272,17 @@ class _SharedWriter(Writer):
     def close(self) -> None:
         with self._lock:
             self._writer.close()
+
+
+_living: "weakref.WeakSet[PackCAS]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A forked child starts afresh: the locks may be held by threads, and what waits is its parent's."""
+    for cas in _living:
+        if cas._implicit is not None:
+            cas._at_exit.detach()
+        cas._begin()
+
+
+os.register_at_fork(after_in_child=_after_fork)

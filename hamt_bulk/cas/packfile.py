@@ -12,17 +12,26 @@ is written twice has one name. Until the rename a pack does not exist, whatever 
 import os
 import secrets
 import socket
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blake3 import blake3
 
-from hamt_bulk.block import DAG_CBOR, Block, Data
-from hamt_bulk.car import HEADER_V2_BYTES, Section, header_v1, header_v2, section_head
+from hamt_bulk.block import DAG_CBOR, Block, Data, text
+from hamt_bulk.car import (
+    HEADER_V2_BYTES,
+    MAX_SECTION_BYTES,
+    Section,
+    header_v1,
+    header_v2,
+    section_head,
+)
 from hamt_bulk.car_index import encode_index, index_sections
-from hamt_bulk.cas.base import Receipt, Writer
 from hamt_bulk.cas.files import outside, replace_durably, write_all
-from hamt_bulk.errors import CASError
+from hamt_bulk.cas.writer import Receipt, Writer, as_bytes
+from hamt_bulk.errors import CASError, InvalidInput, NotPortable
 
 KINDS = ("nodes", "values")
 """Folders of packs. Told apart by codec, so that a store need not know what a tree is."""
@@ -45,11 +54,17 @@ def temporary_name() -> str:
 
 
 class PackFile:
-    """One pack on its way."""
+    """
+    One pack on its way.
+
+    When the outside fails, what the file holds is not known any more: from then on it refuses, and never
+    becomes a pack.
+    """
 
     def __init__(self, folder: Path, kind: str) -> None:
         self._final = folder / "packs" / kind
         self._path = folder / "tmp" / temporary_name()
+        self._process = os.getpid()
         self._name = blake3()
         self._sections: dict[bytes, Section] = {}
         self._failed: str | None = None
@@ -59,6 +74,9 @@ class PackFile:
         self.block_bytes = 0
         with outside("cannot write", self._path):
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self.drop = weakref.finalize(self, _drop, self._file, self._path, self._process)
+        """Leaves nothing behind. Also called for a file that is forgotten."""
+        self.drop.atexit = False  # what is still to be flushed at the exit comes first
 
     @property
     def size(self) -> int:
@@ -66,10 +84,15 @@ class PackFile:
         return self._at
 
     def add(self, cid: bytes, data: Data) -> None:
-        """Takes a block, which has to stay as it is until `write`; one that is there already costs nothing."""
+        """Takes a block, which has to stay as it is until `write`. One that is there already is left out."""
         if cid in self._sections:
             return
+        data = as_bytes(data)
         length = len(data)
+        if len(cid) + length > MAX_SECTION_BYTES:
+            raise InvalidInput(
+                f"block {text(cid)} of {length} bytes, at most {MAX_SECTION_BYTES} can be read"
+            )
         head = section_head(cid, length)
         self._name.update(head)
         self._sections[cid] = Section(cid, self._at, self._at + len(head), length)
@@ -82,15 +105,10 @@ class PackFile:
 
     def write(self) -> None:
         """Hands what was added to the operating system."""
-        if self._failed is not None:
-            raise CASError(f"this writer failed before: {self._failed}")
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        try:
-            with outside("cannot write", self._path):
+        if self._waiting or self._failed:
+            waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            with self._writing():
                 write_all(self._file, waiting)
-        except CASError as error:
-            self._failed = str(error)
-            raise
 
     def read(self, cid: bytes) -> bytes | None:
         """A block that was added, or `None`."""
@@ -104,24 +122,40 @@ class PackFile:
     def finish(self) -> Receipt:
         """Puts the pack in place, durably."""
         index = encode_index(index_sections(self._sections.values()))
-        end = HEADER_V2_BYTES + self._at
-        self._waiting.append(index)
         self.write()
-        final = self._final / f"{self._name.hexdigest()[:40]}.car"
-        with outside("cannot write", self._path):
-            os.pwrite(self._file, header_v2(HEADER_V2_BYTES, self._at, end), 0)
+        with self._writing():
+            write_all(self._file, [index])
+            os.pwrite(self._file, header_v2(HEADER_V2_BYTES, self._at, HEADER_V2_BYTES + self._at), 0)
             os.fsync(self._file)
-            os.close(self._file)
-            self._file = -1
-            replace_durably(self._path, final)
+            replace_durably(self._path, self._final / f"{self._name.hexdigest()[:40]}.car")
+        self.drop()
         return Receipt(len(self._sections), self.block_bytes)
 
-    def drop(self) -> None:
-        """Leaves nothing behind."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-            self._path.unlink(missing_ok=True)
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        if self._process != os.getpid():
+            raise NotPortable(
+                f"this writer belongs to process {self._process}: make another in process {os.getpid()}"
+            )
+        if self._failed is not None:
+            raise CASError(f"this writer failed before, and what it held is lost: {self._failed}")
+        self._failed = "it was interrupted"
+        try:
+            with outside("cannot write", self._path):
+                yield
+        except CASError as error:
+            self._failed = str(error)
+            raise
+        self._failed = None
+
+
+def _drop(file: int, path: Path, process: int) -> None:
+    with suppress(OSError):
+        os.close(file)
+    # A forked child may forget what its parent is still writing.
+    if process == os.getpid():
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 class PackWriter(Writer):
@@ -134,17 +168,20 @@ class PackWriter(Writer):
         self._finished = Receipt()
 
     def save_many(self, blocks: Iterable[Block]) -> None:
-        for cid, data in blocks:
-            kind = kind_of(cid)
-            file = self._files.get(kind)
-            if file is None:
-                file = self._files[kind] = PackFile(self._folder, kind)
-            file.add(cid, data)
-            if file.size > MAX_PACK_BYTES:
-                self._finished += file.finish()
-                del self._files[kind]
-        for file in self._files.values():
-            file.write()
+        try:
+            for cid, data in blocks:
+                kind = kind_of(cid)
+                file = self._files.get(kind)
+                if file is None:
+                    file = self._files[kind] = PackFile(self._folder, kind)
+                file.add(cid, data)
+                if file.size > MAX_PACK_BYTES:
+                    self._finished += file.finish()
+                    del self._files[kind]
+        finally:
+            # Also when `blocks` raises: the caller may change its buffers once this returns.
+            for file in self._files.values():
+                file.write()
 
     @property
     def size(self) -> int:
@@ -167,5 +204,4 @@ class PackWriter(Writer):
     def close(self) -> None:
         while self._files:
             self._files.popitem()[1].drop()
-
-
+        self._finished = Receipt()

@@ -5,107 +5,133 @@ What the packs' own indexes say is kept as two `Locations`: those of a multi-pac
 into memory, and those of packs that came after it. So a search is two steps, however many packs there
 are. The file may be lost or damaged at any time; it is made of the packs' indexes, and made again.
 
-    file     = magic <u64 length> json {"packs": [name, …], "rows": n}
+    file     = magic <u64 length> json {"packs": [name, …], "rows": n}      spaces up to a multiple of 8
                prefixes u64[n]  offsets u64[n]  files u32[n]  blake3 of all before
 """
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 
 import numpy as np
 from blake3 import blake3
 
-from hamt_bulk.cas.archive import Archive
-from hamt_bulk.cas.files import outside, replace_durably
+from hamt_bulk.cas.archive import Archive, Place
+from hamt_bulk.cas.files import make_folder, outside, replace_durably
 from hamt_bulk.cas.locations import Locations
 from hamt_bulk.cas.packfile import KINDS, temporary_name
+from hamt_bulk.errors import CASError
 
 MAGIC = b"hamt_bulk multi-pack index 1\n\0\0\0"
 DIGEST_BYTES = 32
 
 
 class PackIndex:
-    """Every finished pack of a folder, as far as `refresh` has seen."""
+    """
+    Every finished pack of a folder, as far as `refresh` has seen.
+
+    opened  whether `refresh` was called
+    unread  packs that could not be opened, and why; `refresh` tries them again
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = RLock()
         self.archives: list[Archive] = []
+        self.unread: dict[str, CASError] = {}
         self._names: set[str] = set()
         self._mapped = Locations.empty()
         self._fresh = Locations.empty()
         self._fresh_packs = 0
-        self._opened = False
+        self.opened = False
 
-    def find(self, cid: bytes) -> list[tuple[Archive, int]]:
+    def find(self, cid: bytes) -> list[Place]:
         """Where the block may be."""
         with self._lock:
             rows = self._mapped.find(cid) + self._fresh.find(cid)
             return [(self.archives[file], offset) for file, offset in rows]
 
+    def find_many(self, cids: Sequence[bytes]) -> Iterator[tuple[int, Archive, int]]:
+        """Which of `cids` may be where, in the order in which the files are best read."""
+        with self._lock:
+            found = [rows.find_many(cids) for rows in (self._mapped, self._fresh)]
+            archives = list(self.archives)
+        asked, files, offsets = (np.concatenate(column) for column in zip(*found, strict=True))
+        for row in np.lexsort((offsets, files)).tolist():
+            yield int(asked[row]), archives[files[row]], int(offsets[row])
+
     def refresh(self) -> bool:
-        """Takes in packs that were finished since the last time. True when there were some."""
+        """Takes in packs that were finished, or restored, since the last time. True when there were some."""
         with self._lock:
             listed = self._list()
-            first = not self._opened
+            first, self.opened = not self.opened, True
             if first:
-                self._opened = True
                 self._map(listed)
-            new = sorted(listed - self._names)
             parts = [self._fresh]
-            for name in new:
+            for number, archive in enumerate(self.archives):
+                if archive.damage is not None and archive.changed():
+                    with suppress(CASError):
+                        parts.append(self._rows(archive, number))
+            self.unread = {}
+            for name in sorted(listed - self._names):
                 archive = Archive(self._folder / "packs" / name)
-                header, index = archive.open()
-                parts.append(Locations.of(index, len(self.archives), header.data_offset if header else 0))
+                try:
+                    parts.append(self._rows(archive, len(self.archives)))
+                except CASError as error:
+                    if not isinstance(error.__cause__, FileNotFoundError):  # else gone since it was listed
+                        self.unread[name] = error
+                    continue
                 self.archives.append(archive)
                 self._names.add(name)
-            if new:
+                self._fresh_packs += archive.damage is None
+            if len(parts) > 1:
                 self._fresh = Locations.merge(parts)
-                self._fresh_packs += len(new)
-            return bool(new) or first
+            return len(parts) > 1 or first
+
+    def _rows(self, archive: Archive, number: int) -> Locations:
+        header, index = archive.open()
+        return Locations.of(index, number, header.data_offset if header else 0)
 
     def damaged(self) -> list[Archive]:
-        """The packs in which something was found wrong when they were opened."""
+        """The packs in which something was found wrong."""
         with self._lock:
             return [archive for archive in self.archives if archive.damage is not None]
 
     def _list(self) -> set[str]:
         listed: set[str] = set()
         for kind in KINDS:
-            with outside("cannot list", self._folder / "packs" / kind):
-                try:
-                    names = os.listdir(self._folder / "packs" / kind)
-                except FileNotFoundError:
-                    continue
-            listed |= {f"{kind}/{name}" for name in names if name.endswith(".car")}
+            folder = self._folder / "packs" / kind
+            with outside("cannot list", folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
+                listed.update(
+                    f"{kind}/{entry.name}"
+                    for entry in entries
+                    if entry.name.endswith(".car") and entry.is_file()
+                )
         return listed
 
     def save(self) -> None:
-        """Writes one index file over all packs, if more than one has none yet."""
+        """Writes one index file over all sound packs, if more than one of them has none yet."""
         with self._lock:
             self.refresh()
-            if self._fresh_packs < 2 or self.damaged():
+            if self._fresh_packs < 2:
                 return
             every = Locations.merge([self._mapped, self._fresh])
-            names = [archive.path.relative_to(self._folder / "packs").as_posix() for archive in self.archives]
-            head = json.dumps({"packs": names, "rows": len(every)}).encode()
-            parts = [MAGIC, len(head).to_bytes(8, "little"), head]
-            parts += [column.tobytes() for column in (every.prefixes, every.offsets, every.files)]
+            sound = [number for number, archive in enumerate(self.archives) if archive.damage is None]
+            names = [f"{path.parent.name}/{path.name}" for path in (self.archives[n].path for n in sound)]
             temporary = self._folder / "tmp" / temporary_name()
-            digest = blake3()
             with outside("cannot write", temporary):
-                with temporary.open("xb") as file:
-                    for part in parts:
-                        digest.update(part)
-                        file.write(part)
-                    file.write(digest.digest())
-                    file.flush()
-                    os.fsync(file.fileno())
+                for folder in (self._folder / "tmp", self._folder / "index"):
+                    make_folder(folder)
                 old = list((self._folder / "index").glob("*.mpi"))
-                final = self._folder / "index" / f"{digest.hexdigest()[:40]}.mpi"
-                replace_durably(temporary, final)
+                try:
+                    name = _write(temporary, names, every.only(sound))
+                    final = self._folder / "index" / name
+                    replace_durably(temporary, final)
+                finally:
+                    temporary.unlink(missing_ok=True)
                 for path in old:
                     if path != final:
                         path.unlink(missing_ok=True)
@@ -115,10 +141,12 @@ class PackIndex:
         """Uses the index file that covers most of the packs that are there."""
         best: tuple[list[str], Locations] | None = None
         for path in (self._folder / "index").glob("*.mpi"):
-            with outside("cannot read", path):
+            try:
                 read = _read(path)
+            except (OSError, ValueError, TypeError, KeyError):
+                continue  # lost, damaged or foreign: the packs say the same
             # An index of packs that are gone would send readers to them.
-            if read and listed.issuperset(read[0]) and (best is None or len(best[0]) < len(read[0])):
+            if listed.issuperset(read[0]) and (best is None or len(best[0]) < len(read[0])):
                 best = read
         if best is not None:
             names, self._mapped = best
@@ -126,25 +154,37 @@ class PackIndex:
             self._names.update(names)
 
 
-def _read(path: Path) -> tuple[list[str], Locations] | None:
-    """The names and rows of an index file; `None` when it is damaged, since it can be made again."""
-    try:
-        data = np.memmap(path, np.uint8, "r")
-    except (FileNotFoundError, ValueError):  # gone since it was listed, or empty
-        return None
-    body = len(data) - DIGEST_BYTES
-    start = len(MAGIC) + 8
+def _write(path: Path, names: list[str], rows: Locations) -> str:
+    """Writes an index file, durably, and returns the name that it should have."""
+    head = json.dumps({"packs": names, "rows": len(rows)}).encode()
+    head += b" " * (-len(head) % 8)  # unaligned columns would be copied at every search
+    digest = blake3()
+    with path.open("xb") as file:
+        columns = (column.tobytes() for column in (rows.prefixes, rows.offsets, rows.files))
+        for part in (MAGIC, len(head).to_bytes(8, "little"), head, *columns):
+            digest.update(part)
+            file.write(part)
+        file.write(digest.digest())
+        file.flush()
+        os.fsync(file.fileno())
+    return f"{digest.hexdigest()[:40]}.mpi"
+
+
+def _read(path: Path) -> tuple[list[str], Locations]:
+    """The names and rows of an index file. Raises `ValueError` and others when it is none."""
+    data = np.memmap(path, np.uint8, "r")
+    body, start = len(data) - DIGEST_BYTES, len(MAGIC) + 8
     if body < start or data[: len(MAGIC)].tobytes() != MAGIC:
-        return None
-    if blake3(memoryview(data)[:body]).digest() != data[body:].tobytes():
-        return None
-    length = int.from_bytes(data[len(MAGIC) : start].tobytes(), "little")
-    head = json.loads(data[start : start + length].tobytes())
-    rows, at = head["rows"], start + length
-    columns = []
-    for kind in (np.uint64, np.uint64, np.uint32):
-        end = at + rows * np.dtype(kind).itemsize
-        columns.append(np.ndarray(rows, kind, data, at) if rows else np.zeros(0, kind))
-        at = end
-    prefixes, offsets, files = columns
-    return head["packs"], Locations(prefixes, files, offsets)
+        raise ValueError("no multi-pack index")
+    if blake3(data.data[:body]).digest() != data[body:].tobytes():
+        raise ValueError("damaged")
+    at = start + int.from_bytes(data[len(MAGIC) : start].tobytes(), "little")
+    head = json.loads(data[start:at].tobytes())
+    rows: int = head["rows"]
+    if at + rows * 20 != body or at % 8:
+        raise ValueError(f"{body - at} bytes of columns, expected {rows} rows of 20")
+    prefixes, offsets = data[at : at + 16 * rows].view(np.uint64).reshape(2, rows)
+    locations = Locations(prefixes, data[at + 16 * rows : body].view(np.uint32), offsets)
+    if rows and int(locations.files.max()) >= len(head["packs"]):
+        raise ValueError(f"a row in file {locations.files.max()} of {len(head['packs'])}")
+    return head["packs"], locations

@@ -33,7 +33,7 @@ class Writer(ABC):
 
     Belongs to one thread and one task. What it was given is durable and visible to others once `flush`
     has returned; leaving the `with` block drops what was not flushed, where the store can. A write that
-    failed is raised by every call from then on, until `close`.
+    fails after its call has returned is raised by the next one; `flush` never leaves it out silently.
     """
 
     def __init__(self, hasher: str) -> None:
@@ -75,8 +75,8 @@ def blocks_of(data: Data, codec: CodecInput, hasher: str) -> tuple[bytes, list[B
         raise InvalidInput(f"codec={codec!r}, expected 'raw' or 'dag-cbor'")
     if len(data) > MAX_TRANSFER_BYTES:
         raise InvalidInput(
-            f"a {codec} block of {len(data)} bytes, at most {MAX_TRANSFER_BYTES} can travel: only raw values are "
-            "split, so save large bytes as raw and link to them"
+            f"a {codec} block of {len(data)} bytes, at most {MAX_TRANSFER_BYTES} can travel: only raw values "
+            "are split, so save large bytes as raw and link to them"
         )
     cid = identify(data, CODECS[codec], hasher)
     return cid, [Block(cid, data)]

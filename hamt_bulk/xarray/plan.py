@@ -85,6 +85,8 @@ def plan(dataset: XarrayObject, record: RecordingStore, options: ZarrOptions, sa
 
     Raises `InvalidInput` for what xarray and zarr refuse.
     """
+    if options.zarr_format not in (None, 2, 3):
+        raise InvalidInput(f"zarr_format={options.zarr_format!r}, expected 2 or 3")
     writer = _CapturingWriter(record, save_chunk)
     try:
         match dataset:

@@ -120,7 +120,7 @@ class Whole(NamedTuple):
 
 T = TypeVar("T")
 
-Answer: TypeAlias = "Data | Whole | HamtError"
+Answer: TypeAlias = Data | Whole | HamtError
 """What was found under a CID. A block was compared with it."""
 
 Checks: TypeAlias = Generator[list[bytes], Sequence[Answer], T]
@@ -343,8 +343,9 @@ class _Walk:
             if node.parent is not None:
                 self._found.add("not canonical", node.cid, _shown(node.path), "an empty child node")
             return None
-        if (first := self._seen.get(node.cid)) is not None:
-            # What lies below both cannot belong to both; and following such links could take for ever.
+        first = self._seen.get(node.cid)
+        if first is not None and not self._belongs(slots, node.path):
+            # What lies below both cannot belong to both, and following such links could take for ever.
             node.whole = False
             what = f"the same node lies at {_shown(first)}, and its keys cannot belong in both places"
             self._found.add("misplaced", node.cid, _shown(node.path), what)
@@ -357,6 +358,11 @@ class _Walk:
             what = "its bytes are not dag-cbor as a build writes it: keys out of order, or numbers too long"
             self._found.add("not canonical", node.cid, _shown(node.path), what)
         return slots
+
+    def _belongs(self, slots: list[Slot], path: bytes) -> bool:
+        """Whether keys in this node say that it lies in its place."""
+        keys = [key for slot in slots if isinstance(slot, dict) for key in slot]
+        return bool(keys) and all(self._hash_fn(key.encode()).startswith(path) for key in keys)
 
     def _child(self, node: _Subtree, cid: bytes, path: bytes) -> Iterator[_Subtree]:
         if (fault := _fault_of_cid(cid)) is not None:

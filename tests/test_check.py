@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Callable
 
+import libipld
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hamt_bulk import InMemoryCAS, PackCAS, build
-from hamt_bulk.block import RAW, Block, identify, text, to_bytes
+from hamt_bulk.block import RAW, identify, text, to_bytes
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.check import Problem, Report, check
-from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput
+from hamt_bulk.errors import CASError, InvalidInput
 from hamt_bulk.layout import WIDTH, PyHamt, Slot
 from hamt_bulk.manifest import blake3_hashfn
 from hamt_bulk.progress import BuildProgress
@@ -21,8 +22,8 @@ from hamt_bulk.tree import lookup
 MANY = {f"air/c/{n}": b"value %d" % n for n in range(3000)}
 """Enough for two levels below the root, and buckets of four."""
 
-LONG = bytes(range(256)) * 14_000
-"""A value of four blocks, the node of its file included."""
+LONG = b"".join(n.to_bytes(4, "big") for n in range(900_000))
+"""A value of four leaves and the node of its file."""
 
 
 def crowded_hashfn(data: bytes) -> bytes:
@@ -72,6 +73,7 @@ def put(cas: InMemoryCAS, slots: list[Slot] | dict[int, Slot]) -> bytes:
     return block.cid
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text(max_size=5) | st.integers(0, 99).map(str), st.binary(max_size=9), max_size=120),
     st.sampled_from([blake3_hashfn, crowded_hashfn]),
@@ -92,10 +94,14 @@ def test_a_sound_tree_is_always_ok(items, hash_fn, bucket_size, hasher, tell):
     assert 1 <= report.bucket_size <= bucket_size
 
 
-@given(st.dictionaries(st.integers(0, 99).map(str), st.none() | st.binary(max_size=2), max_size=60), st.data())
-def test_an_edited_tree_is_ok(edits, data):
+@settings(deadline=None)
+@given(
+    st.sets(st.integers(0, 99).map(str), max_size=60),
+    st.dictionaries(st.integers(0, 99).map(str), st.none() | st.binary(max_size=2), max_size=60),
+)
+def test_an_edited_tree_is_ok(keys, edits):
     cas = InMemoryCAS()
-    before = {key: b"x" for key in data.draw(st.sets(st.integers(0, 99).map(str), max_size=60))}
+    before = dict.fromkeys(keys, b"x")
     root = build(edits, cas, base=build(before, cas, hash_fn=crowded_hashfn), hash_fn=crowded_hashfn)
     assert check(root, cas, hash_fn=crowded_hashfn).ok
 
@@ -105,8 +111,8 @@ def test_counts_are_those_of_the_tree(tmp_path):
     report = check(build(MANY | {"long": LONG}, cas), cas)
     assert report.ok
     assert (report.entries, report.values, report.depth, report.bucket_size) == (3001, 3001, 1, 4)
-    assert report.nodes == 257
-    assert report.blocks == 257 + 3000 + 5
+    assert report.nodes == 253
+    assert report.blocks == 253 + 3000 + 5
     assert str(report).splitlines()[-1] == "sound"
 
 
@@ -160,6 +166,7 @@ def test_a_root_that_is_missing_or_no_node_is_a_problem_too():
     assert found(check(absent, cas)) == {("missing", text(absent), "/")}
     with cas.writer() as writer:
         writer.save(b"no node")
+        writer.flush()
     report = check(identify(b"no node"), cas)
     assert found(report) == {("unreadable", text(identify(b"no node")), "/")}
     assert "not a node" in str(report)
@@ -201,12 +208,12 @@ def test_keys_of_another_hash_are_misplaced():
     cas = InMemoryCAS()
     root = build({"a": b"1", "b": b"2"}, cas, hash_fn=crowded_hashfn)
     report = check(root, cas)
-    assert {(problem.kind, problem.where) for problem in report.problems} == {("misplaced", "a"), ("misplaced", "b")}
+    assert found(report) == {("misplaced", text(to_bytes(root)), key) for key in "ab"}
     assert "another hash_fn?" in str(report)
 
 
 def test_a_key_in_the_wrong_slot_is_misplaced():
-    """A writer with another bucket size left keys where `get` does not find them, though `keys` lists them."""
+    """A writer with another bucket size left keys where `get` does not look, though `keys` lists them."""
     cas = InMemoryCAS()
     root = to_bytes(build(MANY, cas))
     path, digest = place_of(cas, root, "air/c/7"), blake3_hashfn(b"air/c/7")
@@ -225,16 +232,17 @@ def test_a_key_in_the_wrong_slot_is_misplaced():
     assert f"lies at /{digest[0]:02x}/{free:02x}" in problem.message
 
 
-def test_a_node_in_two_places_is_misplaced_and_followed_once():
+@pytest.mark.parametrize("right, wrong", [(1, 2), (2, 1)])
+def test_a_node_in_two_places_is_right_in_one(right, wrong):
     cas = InMemoryCAS()
     root = to_bytes(build(MANY, cas))
     slots = list(PyHamt().decode(root, cas.blocks[root]))
-    replaced = sum(len(slot) for slot in PyHamt().decode(slots[1], cas.blocks[slots[1]]))
-    slots[1] = slots[2]
-    report = check(put(cas, slots), cas)
-    # The walk is depth first from the last slot, so the copy is the one in the first.
-    assert found(report) == {("misplaced", text(slots[2]), "/01")}
-    assert report.entries == 3000 - replaced
+    node = slots[wrong] = slots[right]
+    keys = [key for key in MANY if blake3_hashfn(key.encode())[0] == right]
+    named = {where for kind, cid, where in found(check(put(cas, slots), cas))}
+    # Which of them is seen first does not matter to the keys.
+    assert named == ({*keys} if wrong == 1 else {f"/{wrong:02x}"})
+    assert node
 
 
 def test_links_that_multiply_are_not_followed_for_ever():
@@ -271,7 +279,7 @@ def test_an_empty_child_node_is_not_canonical():
 
 @pytest.mark.parametrize("tell", [True, False])
 def test_an_underfull_chain_is_not_canonical(tell):
-    """Each of its nodes holds what a bucket of the first would; the size is inferred from the rest of the tree."""
+    """Each of its nodes holds no more than a bucket would; which size that is, the other buckets tell."""
     cas = InMemoryCAS()
     items = dict(list(MANY.items())[:400])
     root = to_bytes(build(items, cas))
@@ -330,9 +338,12 @@ def test_a_node_that_a_build_would_encode_otherwise_is_not_canonical():
 def test_a_pointer_that_is_no_cid_is_unreadable():
     cas = InMemoryCAS()
     slots: list[Slot] = [{} for _ in range(WIDTH)]
-    slots[blake3_hashfn(b"k")[0]] = {"k": b"\x01\x55\x1e\x20short"}
-    report = check(put(cas, slots), cas)
+    slots[blake3_hashfn(b"k")[0]] = {"k": b"bytes"}
+    data = libipld.encode_dag_cbor(slots)
+    cas.blocks[root := identify(data, 0x71)] = data
+    report = check(root, cas)
     assert [(problem.kind, problem.where) for problem in report.problems] == [("unreadable", "k")]
+    assert "not a CID" in report.problems[0].message
 
 
 def test_files_whose_nodes_disagree_are_unreadable():
@@ -414,8 +425,8 @@ def test_progress_goes_from_nothing_to_all():
     cas = InMemoryCAS()
     steps: list[BuildProgress] = []
     check(build(MANY, cas), cas, progress=steps.append)
-    assert [step.done for step in steps] == list(range(1, 258))
-    assert {(step.stage, step.total) for step in steps} == {("check", 257)}
+    assert [step.done for step in steps] == list(range(1, 254))
+    assert {(step.stage, step.total) for step in steps} == {("check", 253)}
 
 
 def test_no_more_than_a_few_blocks_are_asked_for_at_a_time():
@@ -436,7 +447,5 @@ def test_no_more_than_a_few_blocks_are_asked_for_at_a_time():
 def test_reports_and_problems_compare_and_print():
     problem = Problem("missing", "bafk", "a/b", "no block")
     assert str(problem) == "missing: 'a/b': no block (bafk)"
-    assert issubclass(BlockNotFound, Exception)
     one = Report("bafy", 1, 1, 1, 1, 1, 0, 1, (problem,), 1)
     assert str(one).splitlines()[-2:] == ["1 problem", f"  {problem}"]
-    assert Block  # the type that `save_many` takes

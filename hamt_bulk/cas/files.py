@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hamt_bulk.block import Data
@@ -83,16 +83,17 @@ def _after(views: Sequence[Data], written: int) -> list[Data]:
     return []
 
 
-def write_durably(temporary: Path, final: Path, data: bytes) -> None:
-    """Puts a small file in place by way of `temporary`."""
+def write_durably(temporary: Path, final: Path, parts: Sequence[Data]) -> None:
+    """Puts a file in place by way of `temporary`, so that it is there whole or not at all."""
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_all(file, parts)
+        os.fsync(file)
         replace_durably(temporary, final)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(file)
+        with suppress(OSError):
+            os.unlink(temporary)
 
 
 def sync_folder(folder: Path) -> None:

@@ -199,7 +199,7 @@ class PackCAS(LocalCAS):
             if not there:
                 # Always the same bytes, so it does not matter who is last.
                 temporary = self.path / "tmp" / temporary_name()
-                write_durably(temporary, self.path / "format", FORMAT.encode())
+                write_durably(temporary, self.path / "format", [FORMAT.encode()])
         self._checked = self._created = True
 
     def _check_format(self) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from blake3 import blake3
 
 from hamt_bulk.cas.archive import Archive, Place
-from hamt_bulk.cas.files import make_folder, outside, replace_durably
+from hamt_bulk.cas.files import make_folder, outside, write_durably
 from hamt_bulk.cas.locations import Locations
 from hamt_bulk.cas.packfile import KINDS, temporary_name
 from hamt_bulk.errors import CASError
@@ -121,20 +121,16 @@ class PackIndex:
             every = Locations.merge([self._mapped, self._fresh])
             sound = [number for number, archive in enumerate(self.archives) if archive.damage is None]
             names = [f"{path.parent.name}/{path.name}" for path in (self.archives[n].path for n in sound)]
+            parts = _encode(names, every.only(sound))
+            final = self._folder / "index" / f"{parts[-1].hex()[:40]}.mpi"
             temporary = self._folder / "tmp" / temporary_name()
-            with outside("cannot write", temporary):
-                for folder in (self._folder / "tmp", self._folder / "index"):
-                    make_folder(folder)
-                old = list((self._folder / "index").glob("*.mpi"))
-                try:
-                    name = _write(temporary, names, every.only(sound))
-                    final = self._folder / "index" / name
-                    replace_durably(temporary, final)
-                finally:
-                    temporary.unlink(missing_ok=True)
-                for path in old:
-                    if path != final:
-                        path.unlink(missing_ok=True)
+            with outside("cannot write", final):
+                for path in (temporary, final):
+                    make_folder(path.parent)
+                old = set(final.parent.glob("*.mpi"))
+                write_durably(temporary, final, parts)
+                for path in old - {final}:
+                    path.unlink(missing_ok=True)
             self._mapped, self._fresh, self._fresh_packs = every, Locations.empty(), 0
 
     def _map(self, listed: set[str]) -> None:
@@ -154,20 +150,16 @@ class PackIndex:
             self._names.update(names)
 
 
-def _write(path: Path, names: list[str], rows: Locations) -> str:
-    """Writes an index file, durably, and returns the name that it should have."""
+def _encode(names: list[str], rows: Locations) -> list[bytes | memoryview]:
+    """The parts of an index file, of which the last is the digest of the others."""
     head = json.dumps({"packs": names, "rows": len(rows)}).encode()
     head += b" " * (-len(head) % 8)  # unaligned columns would be copied at every search
+    columns = [column.view(np.uint8).data for column in (rows.prefixes, rows.offsets, rows.files)]
+    parts = [MAGIC, len(head).to_bytes(8, "little"), head, *columns]
     digest = blake3()
-    with path.open("xb") as file:
-        columns = (column.tobytes() for column in (rows.prefixes, rows.offsets, rows.files))
-        for part in (MAGIC, len(head).to_bytes(8, "little"), head, *columns):
-            digest.update(part)
-            file.write(part)
-        file.write(digest.digest())
-        file.flush()
-        os.fsync(file.fileno())
-    return f"{digest.hexdigest()[:40]}.mpi"
+    for part in parts:
+        digest.update(part)
+    return [*parts, digest.digest()]
 
 
 def _read(path: Path) -> tuple[list[str], Locations]:

@@ -1,0 +1,153 @@
+"""What is known of a root without reading its chunks."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import zarr
+import zarr.errors
+
+from hamt_bulk.block import text
+from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.check import check
+from hamt_bulk.cli.console import size_text
+from hamt_bulk.nodes import Tree
+from hamt_bulk.xarray.recording import is_metadata
+from hamt_bulk.zarr import ZarrHAMTStore
+
+SIZES_AT_ONCE = 256
+
+Description: TypeAlias = dict[str, Any]
+"""Ready for JSON."""
+
+
+def described(root: bytes, cas: ContentAddressedStore) -> Description:
+    """The tree under a root, and the Zarr hierarchy in it, if there is one."""
+    tree = Tree(root, cas)
+    groups, arrays = _hierarchy(root, cas)
+    chunks: Counter[str] = Counter()
+    stored: Counter[str] = Counter()
+    total = 0
+    for keys, pointers in _batches(tree):
+        sizes = tree.sizes(pointers)
+        total += sum(sizes)
+        for key, size in zip(keys, sizes, strict=True):
+            if (path := _array_of(key, arrays)) is not None:
+                chunks[path] += 1
+                stored[path] += size
+    # The nodes were all there, or the walk above had ended.
+    report = check(root, cas, values=False, progress=False)
+    return {
+        "root": text(root),
+        "kind": f"zarr {next(iter(groups.values()))['zarr_format']}" if groups else "keys and values",
+        "entries": report.entries,
+        "nodes": report.nodes,
+        "depth": report.depth,
+        "node_bytes": report.bytes,
+        "value_bytes": total,
+        "problems": report.problem_count,
+        "groups": [{"path": f"/{path}", **group} for path, group in groups.items()],
+        "arrays": [
+            {"path": f"/{path}", **array, "chunks_stored": chunks[path], "stored_bytes": stored[path]}
+            for path, array in arrays.items()
+        ],
+    }
+
+
+def shown(description: Description) -> str:
+    """A description for people."""
+    depth = description["depth"]
+    lines = [
+        f"root     {description['root']}",
+        f"kind     {description['kind']}",
+        f"entries  {description['entries']:,} in {description['nodes']:,} nodes, depth {depth}",
+        f"bytes    {size_text(description['value_bytes'])} of values, "
+        f"{size_text(description['node_bytes'])} of nodes",
+    ]
+    if description["problems"]:
+        lines.append(f"problems {description['problems']:,}, which `hamt-bulk check` lists")
+    rows = []
+    for array in description["arrays"]:
+        dims = array["dims"] or [f"dim_{axis}" for axis in range(len(array["shape"]))]
+        shape = ", ".join(f"{dim}: {size}" for dim, size in zip(dims, array["shape"], strict=True))
+        chunk = " × ".join(map(str, array["shards"] or array["chunks"])) or "one value"
+        what = "shards of" if array["shards"] else "chunks of"
+        rows.append(
+            (
+                array["path"],
+                array["dtype"],
+                f"({shape})",
+                f"{what} {chunk}",
+                f"{array['chunks_stored']}/{array['chunks_expected']} stored",
+                f"{size_text(array['bytes'])} in {size_text(array['stored_bytes'])}",
+            )
+        )
+    if len(description["groups"]) > 1:
+        lines += ["", "groups   " + ", ".join(group["path"] for group in description["groups"])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += [""] if rows else []
+    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _hierarchy(
+    root: bytes, cas: ContentAddressedStore
+) -> tuple[dict[str, Description], dict[str, Description]]:
+    """The groups and arrays by path, the top one's being empty."""
+    try:
+        top = zarr.open(ZarrHAMTStore.open(root, cas), mode="r")
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        return {}, {}
+    groups: dict[str, Description] = {}
+    arrays: dict[str, Description] = {}
+    members = [("", top)]
+    if isinstance(top, zarr.Group):
+        members += sorted(top.members(max_depth=None), key=lambda member: member[0])
+    for path, node in members:
+        if isinstance(node, zarr.Group):
+            groups[path] = {"zarr_format": node.metadata.zarr_format}
+        else:
+            arrays[path] = _array(node)
+    return groups or {"": {"zarr_format": top.metadata.zarr_format}}, arrays
+
+
+def _array(array: "zarr.Array[Any]") -> Description:
+    dims = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    pieces = array.shards or array.chunks
+    return {
+        "dims": None if dims is None else list(map(str, dims)),  # type: ignore[arg-type]
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "chunks": list(array.chunks),
+        "shards": None if array.shards is None else list(array.shards),
+        "chunks_expected": math.prod(
+            -(-size // piece) if piece else 0 for size, piece in zip(array.shape, pieces, strict=True)
+        ),
+        "bytes": array.nbytes,
+    }
+
+
+def _array_of(key: str, arrays: dict[str, Description]) -> str | None:
+    """The array that a chunk's key belongs to."""
+    if is_metadata(key):
+        return None
+    path = key
+    while path:
+        path = path.rpartition("/")[0]
+        if path in arrays:
+            return path
+    return None
+
+
+def _batches(tree: Tree) -> Iterator[tuple[list[str], list[bytes]]]:
+    keys: list[str] = []
+    pointers: list[bytes] = []
+    for key, pointer in tree.entries():
+        keys.append(key)
+        pointers.append(pointer)
+        if len(keys) == SIZES_AT_ONCE:
+            yield keys, pointers
+            keys, pointers = [], []
+    if keys:
+        yield keys, pointers

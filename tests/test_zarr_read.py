@@ -1,6 +1,8 @@
 """The read-only Zarr store, against zarr's own stores and under faults at every load."""
 
 import asyncio
+import gc
+import logging
 import pickle
 import warnings
 from collections.abc import Iterator, Sequence
@@ -400,6 +402,15 @@ def links(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+@pytest.fixture
+def quiet_loops(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Without the log of tasks that zarr leaves behind when one of their siblings has failed."""
+    with caplog.at_level(logging.CRITICAL, "asyncio"):
+        yield
+        gc.collect()
+
+
+@pytest.mark.usefixtures("quiet_loops")
 @pytest.mark.filterwarnings("ignore:Failed to open Zarr store with consolidated metadata:RuntimeWarning")
 @pytest.mark.parametrize("on", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("what", OPENED)

@@ -155,7 +155,7 @@ def _encode(names: list[str], rows: Locations) -> list[bytes | memoryview]:
     head = json.dumps({"packs": names, "rows": len(rows)}).encode()
     head += b" " * (-len(head) % 8)  # unaligned columns would be copied at every search
     columns = [column.view(np.uint8).data for column in (rows.prefixes, rows.offsets, rows.files)]
-    parts = [MAGIC, len(head).to_bytes(8, "little"), head, *columns]
+    parts: list[bytes | memoryview] = [MAGIC, len(head).to_bytes(8, "little"), head, *columns]
     digest = blake3()
     for part in parts:
         digest.update(part)

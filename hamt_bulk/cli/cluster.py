@@ -43,7 +43,7 @@ def running_on(workers: int | None, threads: int | None, scheduler: str | None) 
                 n_workers=count,
                 threads_per_worker=threads or 1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )
         with cluster, Client(cluster):  # type: ignore[no-untyped-call]

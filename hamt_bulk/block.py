@@ -140,7 +140,9 @@ def to_bytes(cid: AnyCID | PathLike[str]) -> bytes:
     if isinstance(cid, PathLike):
         cid = cid.__fspath__()
     if not isinstance(cid, str):
-        raise InvalidInput(f"not a CID: {type(cid).__name__} {cid!r}; a CID object, its text or its bytes will do")
+        raise InvalidInput(
+            f"not a CID: {type(cid).__name__} {cid!r}; a CID object, its text or its bytes will do"
+        )
     last = cid.removeprefix("ipfs://").rstrip("/").replace("\\", "/").rpartition("/")[2]
     try:
         if last.startswith(("b", "B")):
@@ -182,7 +184,9 @@ def read_varint(data: Data, at: int) -> tuple[int, int]:
                 raise ValueError("a varint in a longer form than needed")
             return value, index + 1
         shift += 7
-    raise ValueError("the bytes end within a varint" if len(data) < at + 9 else "a varint of more than 9 bytes")
+    raise ValueError(
+        "the bytes end within a varint" if len(data) < at + 9 else "a varint of more than 9 bytes"
+    )
 
 
 @lru_cache(4096)

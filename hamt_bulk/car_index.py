@@ -23,6 +23,7 @@ import numpy.typing as npt
 from hamt_bulk.block import MAX_CID_BYTES, Data, parse, read_varint, varint
 from hamt_bulk.car import Section
 from hamt_bulk.errors import InvalidInput
+from hamt_bulk.ragged import row_order, row_words
 
 INDEX_CODEC = 0x0401
 """multihash-index-sorted."""
@@ -77,7 +78,7 @@ def encode_index(index: Index) -> bytes:
         parts.append(_CODE.pack(code, len(widths[code])))
         for width in widths[code]:
             columns = index[code, width]
-            order = digest_order(columns.digests)
+            order = row_order(columns.digests)
             entries = np.empty((len(order), width + 8), np.uint8)
             entries[:, :width] = columns.digests[order]
             entries[:, width:] = columns.offsets[order].astype("<u8").view(np.uint8).reshape(-1, 8)
@@ -118,28 +119,13 @@ def decode_index(data: Data, data_size: int | None = None) -> Index:
     return index
 
 
-def digest_order(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
-    """The order that sorts the rows of `digests` bytewise. Equal rows stay in the order they have."""
-    words = _words(digests)
-    first = words[:, 0].astype(np.uint64)
-    order = np.argsort(first)
-    tied = np.diff(first[order]) == 0
-    if tied.any():
-        at = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
-        rows = np.sort(order[at])
-        order[at] = rows[
-            np.lexsort([words[rows, k].astype(np.uint64) for k in reversed(range(words.shape[1]))])
-        ]
-    return order
-
-
 def _checked(entries: npt.NDArray[np.uint8], data_size: int | None) -> Columns:
     """The columns of sorted `entries`. Copies, so that a file mapped into memory can be closed."""
     digests = entries[:, :-8].copy()
     offsets = entries[:, -8:].copy().view("<u8").reshape(-1).astype(np.uint64)
     if data_size is not None and len(offsets) and (beyond := int(offsets.max())) >= data_size:
         raise ValueError(f"offset {beyond}, expected less than the payload's {data_size} bytes")
-    words = _words(digests)
+    words = row_words(digests)
     rows = np.arange(len(words) - 1)
     for k in range(words.shape[1]):
         before, after = words[rows, k], words[rows + 1, k]
@@ -149,17 +135,6 @@ def _checked(entries: npt.NDArray[np.uint8], data_size: int | None) -> Columns:
             raise ValueError(f"digest {found}… at entry {row + 1}, expected none before {expected}…")
         rows = rows[before == after]
     return Columns(digests, offsets)
-
-
-def _words(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Rows as big-endian numbers, which compare as the bytes do; padded with zeros, at least one a row."""
-    count, width = digests.shape
-    padded = np.ascontiguousarray(digests)
-    if width == 0 or width % 8:
-        padded = np.zeros((count, width + 8 - width % 8), np.uint8)
-        padded[:, :width] = digests
-    words: npt.NDArray[np.uint64] = padded.view(">u8")
-    return words
 
 
 def _unpack(form: struct.Struct, data: Data, at: int) -> tuple[tuple[int, ...], int]:

@@ -96,10 +96,10 @@ class Report:
 
     def __str__(self) -> str:
         problems = "1 problem" if self.problem_count == 1 else f"{self.problem_count:,} problems"
+        nodes = "1 node" if self.nodes == 1 else f"{self.nodes:,} nodes, the deepest at depth {self.depth}"
         lines = [
             self.root,
-            f"{self.entries:,} entries in {self.nodes:,} nodes, the deepest at depth {self.depth}, "
-            f"in buckets of at most {self.bucket_size}",
+            f"{self.entries:,} entries in {nodes}; buckets of at most {self.bucket_size}",
             f"{self.values:,} values; {self.blocks:,} blocks of {self.bytes:,} bytes in all",
             "sound" if self.ok else problems,
         ]

@@ -12,6 +12,7 @@ Source: py-hamt 3.6, `hamt.py` (`Node.serialize`); dag-cbor's specification for 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import libipld
@@ -132,7 +133,7 @@ class PyHamt:
 
     def _blocks(self, data: Bytes, starts: Ints) -> list[Block]:
         view, ends = memoryview(data.tobytes()), starts.tolist()
-        nodes = [view[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        nodes = [view[start:end] for start, end in pairwise(ends)]
         return [Block(self.identify(node), node) for node in nodes]
 
     def encode_slots(self, slots: Sequence[Slot]) -> Block:
@@ -150,7 +151,9 @@ class PyHamt:
         numbers = np.array([number for number, _ in used], np.int64)
         entries = np.array([0 if isinstance(slot, bytes) else len(slot) for _, slot in used], np.int64)
         columns = Ragged.of(keys), Ragged.of(pointers), Ragged.of([])
-        [block] = self.encode(1, Pieces(np.zeros_like(numbers), numbers, entries, np.arange(len(keys)), *columns))
+        [block] = self.encode(
+            1, Pieces(np.zeros_like(numbers), numbers, entries, np.arange(len(keys)), *columns)
+        )
         return block
 
     def decode(self, cid: bytes, data: Data | list[Slot]) -> list[Slot]:
@@ -176,7 +179,9 @@ class PyHamt:
             elif isinstance(item, list) and len(item) == 1 and isinstance(item[0], bytes) and item[0]:
                 node[number] = item[0]
             else:
-                raise MalformedNode(f"{text(cid)}, slot {number}: {_what(item)}, expected a map or a list of one link")
+                raise MalformedNode(
+                    f"{text(cid)}, slot {number}: {_what(item)}, expected a map or a list of one link"
+                )
         return node
 
     def refuse_larger_buckets(self, cid: bytes, slots: Sequence[Slot]) -> None:
@@ -231,7 +236,9 @@ def _in_map_order(pieces: Pieces, rows_of_piece: Ints) -> Ints:
         order = np.lexsort((words, keys.lengths, piece[crowded]))
     else:
         texts = list(keys)
-        order = np.array(sorted(range(len(texts)), key=lambda i: (piece[crowded[i]], len(texts[i]), texts[i])))
+        order = np.array(
+            sorted(range(len(texts)), key=lambda i: (piece[crowded[i]], len(texts[i]), texts[i]))
+        )
     rows = pieces.rows.copy()
     rows[crowded] = pieces.rows[crowded[order]]
     return rows

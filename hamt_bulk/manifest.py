@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from hamt_bulk.block import text
 from hamt_bulk.errors import Conflict, InvalidInput
-from hamt_bulk.ragged import Bytes, Ints, Ragged
+from hamt_bulk.ragged import Bytes, Ints, Ragged, row_order
 
 HashFn: TypeAlias = Callable[[bytes], bytes]
 """The hash that places keys in a tree: a digest of always the same length."""
@@ -54,7 +54,7 @@ class Manifest:
     @classmethod
     def from_columns(cls, digests: Bytes, keys: Sequence[bytes], pointers: Sequence[bytes]) -> Self:
         """The manifest of these rows; of a key that comes twice the last one counts."""
-        order = order_of(digests)
+        order = row_order(digests)
         columns = Ragged.of(keys), Ragged.of(pointers)
         return dedupe(cls(digests[order], columns[0].take(order), columns[1].take(order)))
 
@@ -73,7 +73,7 @@ class Manifest:
         digests = np.concatenate([manifest.digests for manifest in manifests])
         keys = Ragged.concat([manifest.keys for manifest in manifests])
         pointers = Ragged.concat([manifest.pointers for manifest in manifests])
-        order = order_of(digests)
+        order = row_order(digests)
         return cls(digests[order], keys.take(order), pointers.take(order))
 
     def __len__(self) -> int:
@@ -88,7 +88,9 @@ class Manifest:
 
     def slice(self, start: int, stop: int) -> Self:
         """Rows `start` to `stop`."""
-        return type(self)(self.digests[start:stop], self.keys.slice(start, stop), self.pointers.slice(start, stop))
+        return type(self)(
+            self.digests[start:stop], self.keys.slice(start, stop), self.pointers.slice(start, stop)
+        )
 
     def take(self, rows: Ints) -> Self:
         """The rows of these numbers, in this order."""
@@ -186,22 +188,3 @@ def dedupe(rows: M, examine: Callable[[list[bytes], list[bytes]], None] | None =
         keep[start : stop + 1] = False
         keep[[start + index for index in last.values()]] = True
     return rows.take(np.flatnonzero(keep))
-
-
-def order_of(digests: Bytes) -> Ints:
-    """The stable order of the rows by their bytes."""
-    count, width = digests.shape
-    if count < 2:
-        return np.arange(count)
-    padded = digests
-    if width % 8:
-        padded = np.zeros((count, width + -width % 8), np.uint8)
-        padded[:, :width] = digests
-    words = np.ascontiguousarray(padded).view(">u8").astype(np.uint64)
-    order = np.argsort(words[:, 0], kind="stable")
-    first = words[:, 0][order]
-    if (first[1:] == first[:-1]).any():
-        order = np.lexsort(words.T[::-1])
-    return order
-
-

@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
@@ -178,11 +178,7 @@ def node_bytes(node: Node) -> int:
 
 
 class Tree(Reader):
-    """
-    A tree that is read: pointers by key, and values by pointer, the CID that the tree holds for a key.
-
-    What the store raises comes out as one of our errors, never as a `KeyError` of its own.
-    """
+    """A tree that is read: pointers by key, and values by pointer, the CID that the tree holds for a key."""
 
     def __init__(
         self,
@@ -234,7 +230,7 @@ class Tree(Reader):
             else:
                 sent = cast(Sequence[Data], self.cache.get(step, self._load, scan=True))
 
-    async def entries_async(self) -> AsyncGenerator[tuple[str, bytes], None]:
+    async def entries_async(self) -> AsyncIterator[tuple[str, bytes]]:
         """As `entries`."""
         walk, sent = entries(self.root, self.layout), None
         while (step := _next_step(walk, sent)) is not None:

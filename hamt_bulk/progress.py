@@ -22,7 +22,7 @@ class BuildProgress:
     total: int
 
 
-ProgressOption: TypeAlias = "bool | None | Callable[[BuildProgress], None]"
+ProgressOption: TypeAlias = "bool | Callable[[BuildProgress], None] | None"
 """`None`: a bar where somebody looks, a terminal or a notebook; `False`: nothing; `True`: a bar anyway;
 or a function that is called with each `BuildProgress`."""
 
@@ -64,7 +64,13 @@ class _Bar:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bars
 
         self._bars = Bars(

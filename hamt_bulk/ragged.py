@@ -7,6 +7,7 @@ rows of equal length are copied together, and the keys of a Zarr hierarchy have 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -58,7 +59,7 @@ class Ragged:
 
     def __iter__(self) -> Iterator[bytes]:
         data, ends = self.data.tobytes(), self.offsets.tolist()
-        return (data[start:end] for start, end in zip(ends, ends[1:], strict=False))
+        return (data[start:end] for start, end in pairwise(ends))
 
     def slice(self, start: int, stop: int) -> "Ragged":
         """Rows `start` to `stop`, without a copy of their bytes."""
@@ -133,3 +134,29 @@ def windows(data: Bytes, length: int) -> NDArray[np.void]:
     """Every run of `length` bytes of `data` as one element, so that numpy moves rows in one copy each."""
     count = max(len(data) - length + 1, 0)
     return np.ndarray((count,), f"V{length}", data, strides=(1,))
+
+
+def row_order(rows: Bytes) -> Ints:
+    """The order that sorts rows of one length bytewise. Equal rows stay in the order they have."""
+    words = row_words(rows)
+    first = words[:, 0].astype(np.uint64)
+    order = np.argsort(first)
+    tied = np.diff(first[order]) == 0
+    if tied.any():
+        at = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
+        among = np.sort(order[at])
+        order[at] = among[
+            np.lexsort([words[among, k].astype(np.uint64) for k in reversed(range(words.shape[1]))])
+        ]
+    return order
+
+
+def row_words(rows: Bytes) -> NDArray[np.uint64]:
+    """Rows as big-endian numbers, which compare as the bytes do; padded with zeros, at least one a row."""
+    count, width = rows.shape
+    padded = np.ascontiguousarray(rows)
+    if width == 0 or width % 8:
+        padded = np.zeros((count, width + 8 - width % 8), np.uint8)
+        padded[:, :width] = rows
+    words: NDArray[np.uint64] = padded.view(">u8")
+    return words

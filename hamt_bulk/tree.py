@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from hamt_bulk.block import Block, Data, text
 from hamt_bulk.errors import DepthExceeded, MalformedNode
 from hamt_bulk.layout import WIDTH, Bucket, Pieces, PyHamt, Slot
-from hamt_bulk.manifest import HashFn, Manifest, blake3_hashfn, digests_of, encode_key, order_of, override
-from hamt_bulk.ragged import Bytes, Ints, Ragged
+from hamt_bulk.manifest import HashFn, Manifest, blake3_hashfn, digests_of, encode_key, override
+from hamt_bulk.ragged import Bytes, Ints, Ragged, row_order
 from hamt_bulk.reads import Reads
 
 Emit: TypeAlias = Callable[[list[Block]], None]
@@ -122,7 +122,9 @@ def update_slots(
             break
         items = yield from _expand(items, underfull, layout, hash_fn)
         known.update(items.pointers[row] for row in underfull)
-    changed: dict[int, Slot] = {int(number): {} for number in np.flatnonzero(np.bincount(edits.digests[:, 0]))}
+    changed: dict[int, Slot] = {
+        int(number): {} for number in np.flatnonzero(np.bincount(edits.digests[:, 0]))
+    }
     changed.update(_encode(items, levels, layout, emit_new))
     return changed
 
@@ -149,12 +151,14 @@ class _Items:
         if not links.rows:
             return cls(entries.digests, entries.keys, entries.pointers, np.zeros(len(entries), np.int64))
         paths = [path.ljust(width, b"\0") for path, _ in links.rows]
-        digests = np.concatenate([entries.digests, np.frombuffer(b"".join(paths), np.uint8).reshape(-1, width)])
+        digests = np.concatenate(
+            [entries.digests, np.frombuffer(b"".join(paths), np.uint8).reshape(-1, width)]
+        )
         keys = Ragged.concat([entries.keys, Ragged.of([b""] * len(paths))])
         pointers = Ragged.concat([entries.pointers, Ragged.of([cid for _, cid in links.rows])])
         depths = np.zeros(len(digests), np.int64)
         depths[len(entries) :] = [len(path) for path, _ in links.rows]
-        return cls(digests, keys, pointers, depths).take(order_of(digests))
+        return cls(digests, keys, pointers, depths).take(row_order(digests))
 
     def take(self, rows: Ints) -> "_Items":
         return _Items(self.digests[rows], self.keys.take(rows), self.pointers.take(rows), self.depths[rows])
@@ -190,8 +194,10 @@ class _Kept:
                     f"{key.decode()!r} hashes to {digest[:4].tobytes().hex()}… but lies below {path.hex()}: the "
                     "tree was damaged by its writer, or was built with another hash_fn; rebuild it from its entries"
                 )
-        order = order_of(digests)
-        return Manifest(digests[order], Ragged.of(self.keys).take(order), Ragged.of(self.pointers).take(order))
+        order = row_order(digests)
+        return Manifest(
+            digests[order], Ragged.of(self.keys).take(order), Ragged.of(self.pointers).take(order)
+        )
 
 
 def _gather(
@@ -255,7 +261,7 @@ def _expand(items: _Items, rows: list[int], layout: PyHamt, hash_fn: HashFn) -> 
         Ragged.concat([rest.keys, added.keys]),
         Ragged.concat([rest.pointers, added.pointers]),
         np.concatenate([rest.depths, added.depths]),
-    ).take(order_of(digests))
+    ).take(row_order(digests))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -303,7 +309,9 @@ def _settle(items: _Items, bucket_size: int) -> tuple[list[_Level], list[int]]:
         if depth == width and is_node.any():
             run = int(np.flatnonzero(is_node)[0])
             shown = [items.keys[int(first[run]) + row].decode() for row in range(min(int(counts[run]), 5))]
-            raise DepthExceeded(f"more than {bucket_size} keys share all {width} bytes of their hash: {shown}")
+            raise DepthExceeded(
+                f"more than {bucket_size} keys share all {width} bytes of their hash: {shown}"
+            )
         levels.append(_Level(depth, first, counts, parent_of_item[start], is_node))
         number = np.cumsum(is_node) - 1
         inside = np.repeat(is_node, counts)
@@ -331,7 +339,9 @@ def _refuse_shared_links(items: _Items, rows: Ints) -> None:
     if len(rows):
         row = int(rows[0])
         path = items.digests[row, : items.depths[row]].tobytes()
-        raise MalformedNode(f"entries lie beside the node {text(items.pointers[row])} at {path.hex()}, not in it")
+        raise MalformedNode(
+            f"entries lie beside the node {text(items.pointers[row])} at {path.hex()}, not in it"
+        )
 
 
 def _encode(items: _Items, levels: list[_Level], layout: PyHamt, emit: Emit) -> Iterator[tuple[int, Slot]]:

@@ -9,7 +9,6 @@ missing, damaged or out of reach raises an error that is neither, and it comes o
 import asyncio
 import re
 from collections.abc import AsyncIterator, Generator, Iterable
-from contextlib import aclosing
 from functools import lru_cache
 from os import PathLike
 from typing import Any, Self
@@ -142,9 +141,8 @@ class ZarrHAMTStore(Store):
         return total + (sum(await self._tree.sizes_async(waiting)) if waiting else 0)
 
     async def list(self) -> AsyncIterator[str]:
-        async with aclosing(self._tree.entries_async()) as entries:
-            async for key, _ in entries:
-                yield key
+        async for key, _ in self._tree.entries_async():
+            yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         async for key in self.list():
@@ -175,10 +173,9 @@ class ZarrHAMTStore(Store):
 
     async def is_empty(self, prefix: str) -> bool:
         start = _folder(prefix)
-        async with aclosing(self._tree.entries_async()) as entries:
-            async for key, _ in entries:
-                if key.startswith(start):
-                    return False
+        async for key in self.list():
+            if key.startswith(start):
+                return False
         return True
 
     def with_read_only(self, read_only: bool = False) -> Self:

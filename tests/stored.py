@@ -42,5 +42,3 @@ def assert_same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
     assert sorted(found) == sorted(expected)
     for key, value in expected.items():
         assert found[key] == value, f"{key}: {found[key][:200]!r}, expected {value[:200]!r}"
-
-

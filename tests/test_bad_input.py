@@ -1,5 +1,10 @@
 """What `to_hamt` and the cluster refuse: one clear error, before work is lost."""
 
+import re
+import signal
+import subprocess
+import sys
+
 import dask
 import dask.array as da
 import numpy as np
@@ -54,15 +59,24 @@ def test_what_cannot_be_stored_is_refused_with_what_works(dataset, options, mess
         to_hamt(dataset, cas, **options)
 
 
-def test_the_advice_for_uneven_chunks_works():
-    months = xr.Dataset({"a": ("x", da.arange(90, chunks=((31, 28, 31),)))})
-    with pytest.raises(InvalidInput, match="align_chunks=True"):
-        to_hamt(months, InMemoryCAS())
-    encoding = {"a": {"chunks": (30,)}}
+@pytest.mark.parametrize(
+    ("chunks", "options"),
+    [
+        ((31, 28, 31), {}),
+        ((7, 6, 7), {}),
+        ((7, 7, 6), {"encoding": {"a": {"chunks": (5,)}}}),
+        ((7, 7, 6), {"encoding": {"a": {"chunks": (5,)}}, "safe_chunks": False}),
+    ],
+)
+def test_the_advice_for_unaligned_chunks_works(chunks, options):
+    """The call that the message proposes, literally."""
+    dataset = xr.Dataset({"a": ("x", da.arange(sum(chunks), chunks=(chunks,)))})
+    with pytest.raises(InvalidInput) as refused:
+        to_hamt(dataset, InMemoryCAS(), **options)
+    [proposed] = re.findall("What works: (.*), which rechunks", str(refused.value))
+    options |= eval(f"dict({proposed})")
     cas = InMemoryCAS()
-    assert in_tree(to_hamt(months, cas, encoding=encoding, align_chunks=True), cas) == by_to_zarr(
-        months, encoding=encoding, align_chunks=True
-    )
+    assert in_tree(to_hamt(dataset, cas, **options), cas) == by_to_zarr(dataset, **options)
 
 
 def test_a_store_that_is_none_is_refused():
@@ -117,8 +131,41 @@ def test_every_refusal_is_an_error_of_ours():
 def test_zarr_itself_accepts_what_we_accept(tmp_path):
     cas = PackCAS(tmp_path)
     items = in_tree(to_hamt(simple(), cas), cas)
-    store = zarr.storage.MemoryStore({key: zarr.core.buffer.cpu.Buffer.from_bytes(v) for key, v in items.items()})
+    store = zarr.storage.MemoryStore(
+        {key: zarr.core.buffer.cpu.Buffer.from_bytes(v) for key, v in items.items()}
+    )
     assert (zarr.open_array(store, path="a", mode="r")[:] == np.arange(20)).all()
+
+
+SLOW_BUILD = """
+import sys, time
+import dask, dask.array as da, numpy as np, xarray as xr
+from hamt_bulk import PackCAS
+from hamt_bulk.xarray import to_hamt
+
+def slow(block, block_id):
+    print(block_id[0], flush=True)
+    time.sleep(60 if block_id[0] == 30 else 0)
+    return block
+
+array = da.arange(40, chunks=1).map_blocks(slow, dtype=int, meta=np.zeros(0, int))
+with dask.config.set(scheduler="synchronous"):
+    to_hamt(xr.Dataset({"a": ("x", array)}), PackCAS(sys.argv[1]), progress=False)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_build_that_is_interrupted_leaves_the_store_usable(tmp_path, how):
+    command = [sys.executable, "-W", "ignore", "-c", SLOW_BUILD, str(tmp_path / "s")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != b"30\n":
+            assert process.poll() is None
+        process.send_signal(how)
+        assert process.wait(30) != 0
+    cas = PackCAS(tmp_path / "s")
+    dataset = xr.Dataset({"a": ("x", da.arange(40, chunks=1))})
+    assert in_tree(to_hamt(dataset, cas), PackCAS(tmp_path / "s")) == by_to_zarr(dataset)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +186,9 @@ def test_a_worker_with_another_version_is_named_before_any_work(client, tmp_path
     worker = min(client.scheduler_info()["workers"])
     client.run(pretend, package, "0.0.1", workers=[worker])
     try:
-        with pytest.raises(VersionMismatch, match=rf"{worker} has {package} 0.0.1, expected .*install the same"):
+        with pytest.raises(
+            VersionMismatch, match=rf"{worker} has {package} 0.0.1, expected .*install the same"
+        ):
             to_hamt(simple((7, 7, 6)), PackCAS(tmp_path))
         with pytest.raises(VersionMismatch, match=worker):
             build_on_dask([dask.delayed([("k", b"v")])], PackCAS(tmp_path))
@@ -157,7 +206,7 @@ def forget_versions() -> None:
 def test_a_worker_that_joins_later_with_another_version_does_nothing():
     from hamt_bulk.dask.workers import require_versions, versions
 
-    with pytest.raises(VersionMismatch, match="this worker has zarr .*, expected 99"):
+    with pytest.raises(VersionMismatch, match=r"this worker has zarr .*, expected 99"):
         require_versions({**versions(), "zarr": "99"})
 
 
@@ -169,7 +218,9 @@ class ElsewhereCAS(PackCAS):
 
 
 def test_workers_that_see_another_folder_are_named_before_any_work(client, tmp_path):
-    with pytest.raises(CASError, match=r"the worker tcp.*is not the folder that the driver sees.*all workers share"):
+    with pytest.raises(
+        CASError, match=r"the worker tcp.*is not the folder that the driver sees.*all workers share"
+    ):
         to_hamt(simple(), ElsewhereCAS(tmp_path / "store"))
 
 

@@ -24,13 +24,17 @@ def test_the_tree_holds_what_a_dict_would(items, changes):
 
 
 def test_of_a_key_that_comes_twice_the_last_value_counts():
-    assert build([("a", b"1"), ("b", b"2"), ("a", b"3")], InMemoryCAS()) == build({"b": b"2", "a": b"3"}, InMemoryCAS())
+    assert build([("a", b"1"), ("b", b"2"), ("a", b"3")], InMemoryCAS()) == build(
+        {"b": b"2", "a": b"3"}, InMemoryCAS()
+    )
 
 
 def test_a_value_may_be_saved_already_or_a_view():
     cas = InMemoryCAS()
     saved = to_cid(identify(b"1"))
-    assert build({"a": saved, "b": bytearray(b"2")}, cas) == build({"a": b"1", "b": memoryview(b"2")}, InMemoryCAS())
+    assert build({"a": saved, "b": bytearray(b"2")}, cas) == build(
+        {"a": b"1", "b": memoryview(b"2")}, InMemoryCAS()
+    )
 
 
 def test_the_root_is_a_cid_of_the_stores_hasher():
@@ -89,7 +93,7 @@ def test_a_base_that_is_missing_or_no_node_is_refused():
 
 
 def test_keys_of_kilobytes_that_make_a_node_too_large_are_refused():
-    with pytest.raises(InvalidInput, match="a node of .* bytes, at most 1048576"):
+    with pytest.raises(InvalidInput, match=r"a node of .* bytes, at most 1048576"):
         build({f"{n}" * 3000: b"x" for n in range(1000)}, InMemoryCAS())
 
 
@@ -146,5 +150,3 @@ def test_py_hamt_reads_what_we_write(py_hamt):
     view = py_hamt.open(str(root), {text(cid): data for cid, data in cas.blocks.items()}, list(items))
     assert sorted(view.keys) == sorted(kept)
     assert view.values == {key: kept.get(key) for key in items}
-
-

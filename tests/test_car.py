@@ -25,8 +25,9 @@ from hamt_bulk.car import (
     scan,
     section_head,
 )
-from hamt_bulk.car_index import Columns, Index, decode_index, digest_order, encode_index, index_sections
+from hamt_bulk.car_index import Columns, Index, decode_index, encode_index, index_sections
 from hamt_bulk.errors import InvalidInput
+from hamt_bulk.ragged import row_order
 
 ROOTLESS = bytes.fromhex("11 a2 65") + b"roots" + bytes.fromhex("80 67") + b"version" + b"\x01"
 
@@ -246,7 +247,7 @@ def test_digests_are_sorted_as_bytes_and_equal_ones_keep_their_order(data: st.Da
     row = st.lists(st.sampled_from([0, 1, 255]), min_size=width, max_size=width).map(bytes)
     rows = data.draw(st.lists(row, max_size=30))
     digests = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), width)
-    assert digest_order(digests).tolist() == sorted(range(len(rows)), key=lambda i: rows[i])
+    assert row_order(digests).tolist() == sorted(range(len(rows)), key=lambda i: rows[i])
 
     offsets = np.arange(len(rows), dtype=np.uint64)
     encoded = encode_index({(BLAKE3, width): Columns(digests, offsets)})

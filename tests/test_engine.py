@@ -39,7 +39,9 @@ def test_a_dataset_comes_back_as_from_a_zarr_store(make, options):
 
 
 def test_a_data_tree_comes_back(tmp_path):
-    tree = xr.DataTree.from_dict({"/": weather()[["orography"]], "/coarse": weather(), "/coarse/deep": weather()})
+    tree = xr.DataTree.from_dict(
+        {"/": weather()[["orography"]], "/coarse": weather(), "/coarse/deep": weather()}
+    )
     cas = PackCAS(tmp_path)
     root = to_hamt(tree, cas)
     opened = xr.open_datatree(root, engine="hamt", cas=str(tmp_path))
@@ -47,7 +49,9 @@ def test_a_data_tree_comes_back(tmp_path):
     groups = xr.open_groups(root, engine="hamt", cas=cas)
     assert sorted(groups) == ["/", "/coarse", "/coarse/deep"]
     coarse = xr.open_dataset(root, engine="hamt", cas=cas, group="coarse")
-    xr.testing.assert_equal(coarse.t2m.reset_coords(drop=True), weather().t2m.drop_vars(["lat", "lon"]).compute())
+    xr.testing.assert_equal(
+        coarse.t2m.reset_coords(drop=True), weather().t2m.drop_vars(["lat", "lon"]).compute()
+    )
 
 
 @pytest.mark.parametrize("form", [lambda c: c, str, lambda c: f"ipfs://{c}", lambda c: Path(str(c))])

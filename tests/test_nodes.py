@@ -190,8 +190,16 @@ def test_the_estimate_of_a_node_is_its_memory():
     assert node_bytes([{}] * 256) < 4000
 
 
-def test_a_failed_load_is_everyones_error_and_is_not_kept():
+def test_a_failed_load_is_everyones_error_and_is_not_kept(monkeypatch):
     tree, cas = tree_of(300)
+    waiting = threading.Semaphore(0)
+
+    def claim(*wanted):
+        claims = NodeCache._claim(tree.cache, *wanted)
+        waiting.release()
+        return claims
+
+    monkeypatch.setattr(tree.cache, "_claim", claim)
     cas.fails[tree.root] = errors.CASError("out of reach")
     cas.gate.clear()
 
@@ -200,8 +208,7 @@ def test_a_failed_load_is_everyones_error_and_is_not_kept():
 
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(task) for task in [lambda: tree.pointer("1"), in_a_loop] * 4]
-        assert cas.entered.wait(30)
-        time.sleep(0.2)
+        assert all(waiting.acquire(timeout=30) for _ in answers)
         cas.gate.set()
         for answer in answers:
             with pytest.raises(errors.CASError, match="out of reach"):

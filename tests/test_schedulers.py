@@ -25,7 +25,11 @@ def dataset() -> xr.Dataset:
     """303 chunks, whose tasks share tasks with each other."""
     values = da.arange(20 * 30 * 4, chunks=30, dtype="f4").reshape(20, 30, 4).rechunk((1, 2, 4))
     shifted = da.where(values % 7 == 0, np.nan, values) + values[:1].mean()
-    variables = {"a": (("x", "y", "z"), shifted), "b": ("y", da.arange(30, chunks=12)), "c": ("z", np.arange(4))}
+    variables = {
+        "a": (("x", "y", "z"), shifted),
+        "b": ("y", da.arange(30, chunks=12)),
+        "c": ("z", np.arange(4)),
+    }
     return xr.Dataset(variables, coords={"x": np.arange(20)})
 
 
@@ -137,7 +141,7 @@ def test_on_a_cluster_in_this_process(expected, small_batches):
 async def test_on_an_asynchronous_client(expected, tmp_path):
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, asynchronous=True, dashboard_address=":0")
     async with cluster, Client(cluster, asynchronous=True):
-        with pytest.raises(InvalidInput, match="await.*to_hamt_async"):
+        with pytest.raises(InvalidInput, match=r"await.*to_hamt_async"):
             to_hamt(dataset(), PackCAS(tmp_path))
         assert not list(tmp_path.iterdir())
         assert await to_hamt_async(dataset(), PackCAS(tmp_path)) == expected
@@ -146,7 +150,7 @@ async def test_on_an_asynchronous_client(expected, tmp_path):
 
 
 async def test_the_asynchronous_call_needs_such_a_client():
-    with pytest.raises(ValueError, match="No .*client|call to_hamt"):
+    with pytest.raises(ValueError, match=r"No .*client|call to_hamt"):
         get_client()
         await to_hamt_async(dataset(), InMemoryCAS())
     with pytest.raises(InvalidInput, match="call to_hamt"):
@@ -175,4 +179,6 @@ def test_a_base_is_changed_on_dask_as_in_one_process():
     pieces = [dask.delayed({key: value}) for key, value in changes.items()]
     assert build_on_dask(pieces, cas, base=base) == build(changes, cas, base=base)
     kept = {key: value for key, value in items(1000)} | changes
-    assert build(changes, cas, base=base) == build({k: v for k, v in kept.items() if v is not None}, InMemoryCAS())
+    assert build(changes, cas, base=base) == build(
+        {k: v for k, v in kept.items() if v is not None}, InMemoryCAS()
+    )

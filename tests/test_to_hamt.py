@@ -52,7 +52,12 @@ def strings():
     names = np.array(["æ", "longer name", ""] * 4, dtype=object)
     fixed = np.array(["ab", "abc", "d"] * 4)
     return xr.Dataset(
-        {"fixed": ("x", fixed), "inmemory": ("x", names), "lazy": ("x", names), "bytes": ("x", fixed.astype("S3"))}
+        {
+            "fixed": ("x", fixed),
+            "inmemory": ("x", names),
+            "lazy": ("x", names),
+            "bytes": ("x", fixed.astype("S3")),
+        }
     ).chunk(x=5)
 
 
@@ -97,7 +102,10 @@ DATASETS = {
         lambda: weather({"time": 12}),
         {"encoding": {"t2m": {"chunks": (3, 3, 4), "shards": (12, 6, 8)}}},
     ),
-    "aligned": (lambda: weather({"time": (7, 7, 10)}), {"align_chunks": True, "encoding": {"t2m": {"chunks": (6, 3, 4)}}}),
+    "aligned": (
+        lambda: weather({"time": (7, 7, 10)}),
+        {"align_chunks": True, "encoding": {"t2m": {"chunks": (6, 3, 4)}}},
+    ),
     "a group": (weather, {"group": "model/run"}),
     "not consolidated": (weather, {"consolidated": False}),
     "consolidated": (weather, {"consolidated": True}),
@@ -117,14 +125,20 @@ DATASETS = {
         {
             "encoding": {
                 "t2m": {
-                    "compressors": [zarr.codecs.BloscCodec(cname="lz4", typesize=4), zarr.codecs.Crc32cCodec()],
+                    "compressors": [
+                        zarr.codecs.BloscCodec(cname="lz4", typesize=4),
+                        zarr.codecs.Crc32cCodec(),
+                    ],
                     "serializer": zarr.codecs.BytesCodec(endian="big"),
                 }
             }
         },
     ),
     "no compression": (weather, {"encoding": {"t2m": {"compressors": None}}}),
-    "numcodecs in zarr 3": (weather, {"encoding": {"t2m": {"filters": [zarr.codecs.numcodecs.Delta(dtype="<f4")]}}}),
+    "numcodecs in zarr 3": (
+        weather,
+        {"encoding": {"t2m": {"filters": [zarr.codecs.numcodecs.Delta(dtype="<f4")]}}},
+    ),
     "an empty dataset": (xr.Dataset, {}),
     "derived": (lambda: (lambda ds: ds.assign(anomaly=ds.t2m - ds.t2m.mean("time")))(weather()), {}),
     "rechunked": (lambda: weather().chunk(time=-1, lon=2), {"encoding": {"t2m": {"chunks": (24, 3, 2)}}}),
@@ -153,7 +167,12 @@ def test_a_data_array_is_stored_as_by_its_to_zarr(name):
 def test_a_data_tree_is_stored_as_by_its_to_zarr(options):
     def tree():
         return xr.DataTree.from_dict(
-            {"/": weather()[["orography"]], "/coarse": weather(), "/coarse/deep": weather()[["count"]], "/e": None}
+            {
+                "/": weather()[["orography"]],
+                "/coarse": weather(),
+                "/coarse/deep": weather()[["count"]],
+                "/e": None,
+            }
         )
 
     cas = InMemoryCAS()
@@ -194,7 +213,10 @@ def test_a_large_lazy_variable_is_chunked_on_the_targets_chunks(tmp_path, monkey
     monkeypatch.setattr("hamt_bulk.xarray.plan.MAX_EAGER_BYTES", 1000)
     monkeypatch.setattr("hamt_bulk.xarray.plan.LAZY_CHUNK_BYTES", 1000)
     cas = InMemoryCAS()
-    with xr.open_dataset(tmp_path / "w.nc") as dataset, pytest.warns(UserWarning, match="'t2m' is lazy.*chunks="):
+    with (
+        xr.open_dataset(tmp_path / "w.nc") as dataset,
+        pytest.warns(UserWarning, match="'t2m' is lazy.*chunks="),
+    ):
         root = to_hamt(dataset, cas)
     assert_same(in_tree(root, cas), expected)
 

@@ -122,7 +122,9 @@ def test_an_underfull_node_becomes_a_bucket_when_its_subtree_is_edited(tree, dat
     top = layout.encode_slots([outer.cid if number == 7 else {} for number in range(WIDTH)])
     blocks.emit([inner, outer, top])
     root = blocks.update_root(top.cid, {"new": 1}, layout, same_start)
-    assert root == blocks.update_root(None, {name: tree[name] for name in names} | {"new": 1}, layout, same_start)
+    assert root == blocks.update_root(
+        None, {name: tree[name] for name in names} | {"new": 1}, layout, same_start
+    )
 
 
 def same_start(data: bytes) -> bytes:
@@ -143,8 +145,10 @@ def test_a_bucket_of_keys_with_one_hash_is_sound():
 
 def test_a_larger_bucket_than_asked_for_is_refused():
     blocks = Blocks()
-    root = blocks.update_root(None, {str(n): n for n in range(9)}, PyHamt(9), lambda data: b"a" + blake3_hashfn(data))
-    with pytest.raises(InvalidInput, match="bucket of 9 entries.*above 4"):
+    root = blocks.update_root(
+        None, {str(n): n for n in range(9)}, PyHamt(9), lambda data: b"a" + blake3_hashfn(data)
+    )
+    with pytest.raises(InvalidInput, match=r"bucket of 9 entries.*above 4"):
         blocks.update_root(root, {"new": 1}, PyHamt(4), blake3_hashfn)
 
 
@@ -175,7 +179,9 @@ def test_a_block_that_is_no_node_is_named(data, message):
         PyHamt().decode(identify(data, 0x71), data)
 
 
-@given(st.binary(max_size=300) | st.binary(max_size=40).map(lambda tail: b"\x99\x01\x00" + b"\xa0" * 240 + tail))
+@given(
+    st.binary(max_size=300) | st.binary(max_size=40).map(lambda tail: b"\x99\x01\x00" + b"\xa0" * 240 + tail)
+)
 def test_decoding_foreign_bytes_gives_slots_or_a_typed_error(data):
     try:
         slots = PyHamt().decode(identify(data, 0x71), data)

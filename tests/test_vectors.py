@@ -47,7 +47,9 @@ def test_the_tree_of_a_vector(row):
 
     def pointer(key: str) -> bytes:
         value = b"v:" + key.encode()
-        cid = identify(value if row["values_are_bytes"] else dag_cbor.encode(value.decode()), RAW, row["block_hash"])
+        cid = identify(
+            value if row["values_are_bytes"] else dag_cbor.encode(value.decode()), RAW, row["block_hash"]
+        )
         return multihash(cid) if in_memory else cid
 
     blocks: list[Block] = []

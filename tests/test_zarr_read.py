@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 import zarr
 from dask.base import tokenize
+from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_nodes import CountingCAS, build, crowded_hashfn, save
@@ -434,3 +435,44 @@ def test_a_fault_at_any_load_is_an_error_and_never_a_gap(what, on):
                 # xarray tries again, without consolidated metadata, after a ValueError of the first try.
                 assert not cas.raised or (not on and opened is open_dataset)
                 assert found.identical(expected) if isinstance(found, xr.Dataset) else found == expected
+
+
+@pytest.mark.usefixtures("quiet_loops")
+@pytest.mark.parametrize("consolidated", [True, False])
+@pytest.mark.parametrize("damage", [None, b"damaged"], ids=["missing", "damaged"])
+def test_any_block_that_is_missing_or_damaged_is_named(damage, consolidated):
+    sound, root = hierarchy(3, consolidated)
+    opened = partial(open_dataset, consolidated=consolidated)
+    expected = errors.BlockNotFound if damage is None else errors.BlockMismatch
+    needed = 0
+    for cid in sound:
+        cas = FaultyCAS()
+        cas.blocks = {other: data for other, data in sound.items() if other != cid}
+        if damage is not None:
+            cas.blocks[cid] = damage
+        try:
+            found = opened(ZarrHAMTStore(Tree(root, cas, hash_fn=crowded_hashfn)))
+        except expected as error:
+            assert text(cid) in str(error)
+            needed += 1
+        else:
+            assert found.identical(dataset())
+    assert needed > 5
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "distributed"])
+def test_dask_reads_it(scheduler):
+    cas = FaultyCAS()
+    store = faulty_store(3, True, cas)
+    opened = xr.open_zarr(store, chunks={})
+    if scheduler == "threads":
+        assert opened.load(scheduler="threads").identical(dataset())
+        return
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster),
+    ):
+        assert opened.load().identical(dataset())
+        cas.at, cas.on, cas.error = cas.count + 1, True, errors.BlockNotFound
+        with pytest.raises(errors.BlockNotFound, match="injected"):
+            xr.open_zarr(store, chunks={}).load()

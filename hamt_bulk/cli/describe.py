@@ -57,11 +57,12 @@ def described(root: bytes, cas: ContentAddressedStore) -> Description:
 
 def shown(description: Description) -> str:
     """A description for people."""
-    depth = description["depth"]
+    nodes = description["nodes"]
+    tree = "1 node" if nodes == 1 else f"{nodes:,} nodes, the deepest at depth {description['depth']}"
     lines = [
         f"root     {description['root']}",
         f"kind     {description['kind']}",
-        f"entries  {description['entries']:,} in {description['nodes']:,} nodes, depth {depth}",
+        f"entries  {description['entries']:,} in {tree}",
         f"bytes    {size_text(description['value_bytes'])} of values, "
         f"{size_text(description['node_bytes'])} of nodes",
     ]
@@ -124,7 +125,7 @@ def _array(array: "zarr.Array[Any]") -> Description:
         "chunks_expected": math.prod(
             -(-size // piece) if piece else 0 for size, piece in zip(array.shape, pieces, strict=True)
         ),
-        "bytes": array.nbytes,
+        "bytes": int(array.nbytes),
     }
 
 

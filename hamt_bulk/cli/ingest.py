@@ -51,7 +51,9 @@ def ingest(
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Dask cluster to work on, as in tcp://host:8786.")
     ] = None,
-    zarr_format: Annotated[int | None, typer.Option(min=2, max=3, help="Zarr's format, 2 or 3.")] = None,
+    zarr_format: Annotated[
+        int | None, typer.Option(min=2, max=3, help="Zarr's format, 2 or 3. Default: the source's, else 3.")
+    ] = None,
     encoding: Annotated[
         str | None,
         typer.Option(metavar="JSON", help='xarray\'s encoding, as in {"t2m": {"dtype": "float32"}}.'),
@@ -68,12 +70,12 @@ def ingest(
     from hamt_bulk.xarray import to_hamt
 
     started = time.perf_counter()
-    ds, chosen = open_sources(sources, sizes, engine=engine, concat_dim=concat_dim, zarr_format=zarr_format)
-    say(f"variables  {', '.join(map(str, ds.data_vars)) or 'none'}")
-    say(f"chunks     {chosen}")
+    source = open_sources(sources, sizes, engine=engine, concat_dim=concat_dim, zarr_format=zarr_format)
+    say(f"variables  {', '.join(map(str, source.ds.data_vars)) or 'none'}")
+    say(f"chunks     {source.chosen}")
     with running_on(workers, threads, scheduler) as where:
         say(f"on         {where}")
-        root = to_hamt(ds, target, group=group, encoding=encodings, zarr_format=zarr_format)
+        root = to_hamt(source.ds, target, group=group, encoding=encodings, zarr_format=source.zarr_format)
     root_text = text(to_bytes(root))
     say(f"seconds    {time.perf_counter() - started:.1f}")
     say()

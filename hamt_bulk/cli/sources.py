@@ -5,9 +5,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import xarray as xr
+import zarr
 
 from hamt_bulk.cas.files import outside
 from hamt_bulk.errors import HamtError, InvalidInput
@@ -21,7 +22,20 @@ CHUNK_BYTES = 16 << 20
 _ZARR_NAMES = ("zarr.json", ".zmetadata", ".zgroup", ".zarray")
 _MAGIC: dict[bytes, Kind] = {b"CDF": "netcdf", b"\x89HDF\r\n\x1a\n": "netcdf", b"GRIB": "grib"}
 _STORED = ("chunks", "shards", "preferred_chunks", "chunksizes")
-_V2_ONLY = ("compressor", "compressors", "filters", "serializer", "object_codec")
+_CODECS = ("compressor", "compressors", "filters", "serializer", "object_codec")
+
+
+class Opened(NamedTuple):
+    """
+    A dataset to ingest.
+
+    chosen       how its chunks were chosen, in words
+    zarr_format  what to write; `None` is zarr's default
+    """
+
+    ds: xr.Dataset
+    chosen: str
+    zarr_format: int | None
 
 
 def open_sources(
@@ -31,12 +45,13 @@ def open_sources(
     engine: str | None,
     concat_dim: str | None,
     zarr_format: int | None,
-) -> tuple[xr.Dataset, str]:
+) -> Opened:
     """
-    The dataset that `names` hold together, in Dask chunks, and how these were chosen, in words.
+    The dataset that `names` hold together, in Dask chunks.
 
-    names   paths, quoted globs and URLs
-    chunks  by dimension, -1 for all of it; the others are chosen
+    names        paths, quoted globs and URLs
+    chunks       by dimension, -1 for all of it; the others are chosen
+    zarr_format  `None`: that of a source in Zarr
     """
     paths = [path for name in names for path in expanded(name)]
     kinds = {kind_of(path) for path in paths} if engine is None else set()
@@ -45,12 +60,16 @@ def open_sources(
     kind = kinds.pop() if kinds else None
     ds = _open(paths, engine or _engine_for(kind), concat_dim)
     if kind == "zarr" or engine == "zarr":
-        return _zarr_chunked(ds, chunks, zarr_format)
+        # What stored it is in the variables' encodings, but for its format.
+        own = zarr.open_group(paths[0], mode="r").metadata.zarr_format
+        ds, chosen = _zarr_chunked(ds, chunks, keep_codecs=zarr_format in (None, own))
+        return Opened(ds, chosen, zarr_format or own)
     sizes = chunk_sizes(ds, chunks)
     for variable in ds.variables.values():
         for key in _STORED:
             variable.encoding.pop(key, None)
-    return ds.chunk(sizes), f"{_listed(sizes)}: of whole chunks of the file, up to {CHUNK_BYTES >> 20} MiB"
+    chosen = f"{_listed(sizes)}: of whole chunks of the file, up to {CHUNK_BYTES >> 20} MiB"
+    return Opened(ds.chunk(sizes), chosen, zarr_format)
 
 
 def expanded(name: str) -> list[str]:
@@ -122,18 +141,16 @@ def _open(paths: Sequence[str], engine: str | None, concat_dim: str | None) -> x
         raise InvalidInput(f"cannot read {_few(paths)}: {type(error).__name__}: {error}{advice}") from error
 
 
-def _zarr_chunked(
-    ds: xr.Dataset, chunks: Mapping[str, int], zarr_format: int | None
-) -> tuple[xr.Dataset, str]:
+def _zarr_chunked(ds: xr.Dataset, chunks: Mapping[str, int], *, keep_codecs: bool) -> tuple[xr.Dataset, str]:
     """A dataset from Zarr, whose chunks were chosen for readers already."""
     sizes = _resolved(ds, chunks)
     for variable in ds.variables.values():
         if sizes.keys() & set(variable.dims):
             for key in _STORED:
                 variable.encoding.pop(key, None)
-        if zarr_format is not None:
+        if not keep_codecs:
             # Codecs of one format are refused by the other.
-            for key in _V2_ONLY:
+            for key in _CODECS:
                 variable.encoding.pop(key, None)
     if not sizes:
         return ds, "as they are in the source"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import dask
+import dask.base
 from dask._task_spec import TaskRef
 from dask.bag import Bag
 from dask.delayed import Delayed
@@ -45,7 +45,9 @@ def build(
     root = None if base is None else to_bytes(base)
     runner = runner_here("build in a thread (asyncio.to_thread) with a synchronous Client")
     pieces = _pieces(items)
-    windows = (_window(target, pieces[at : at + WINDOW_BLOCKS]) for at in range(0, len(pieces), WINDOW_BLOCKS))
+    windows = (
+        _window(target, pieces[at : at + WINDOW_BLOCKS]) for at in range(0, len(pieces), WINDOW_BLOCKS)
+    )
     write = Stage("write", len(pieces), windows)
     stages = tree_stages(target, write, Manifest.empty(), root)
     return to_cid(run(stages, runner, target.cas, progress_of(progress)))
@@ -71,7 +73,7 @@ def _window(target: Target, pieces: Sequence[Delayed]) -> Window:
     name = fresh("hamt-write")
     graph: dict[Key, Any] = {}
     results: dict[Key, int] = {}
-    for number, piece in enumerate(dask.optimize(*pieces)):
+    for number, piece in enumerate(dask.base.optimize(*pieces)):
         graph.update(piece.__dask_graph__())
         key = (name, number)
         graph[key] = task(key, write_piece, target, TaskRef(piece.key))

@@ -6,18 +6,25 @@ run there one Dask block at a time; what several batches share stays a task of i
 """
 
 import math
+import uuid
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from heapq import heappop, heappush
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import dask.array as da
+import numpy as np
 from dask._task_spec import GraphNode, convert_legacy_graph
-from dask.blockwise import fuse_roots, optimize_blockwise
+from dask.blockwise import Blockwise, fuse_roots, optimize_blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from distributed import Future
+from distributed.protocol import pickle
+
+T = TypeVar("T")
 
 Key: TypeAlias = Any
 """A Dask key: text, or a tuple that starts with it."""
@@ -35,6 +42,12 @@ BATCHES_PER_WORKER = 4
 
 WINDOW_BLOCKS = 10_000
 """Dask blocks whose graph is built and held at a time; a window ends at the next batch."""
+
+MAX_COMPRESSED_BYTES = 8 << 20
+"""
+Parcels up to this size are compressed: the tasks of a batch differ in a few bytes, so of 150 bytes a Dask
+block 16 are left. Above it they hold data, on which the time is wasted.
+"""
 
 OUTER = -1
 """The owner of a task that is not taken into a batch."""
@@ -93,22 +106,65 @@ class Subgraph:
             yield result
 
 
+class Parcel(Generic[T]):
+    """
+    An argument of a task that is pickled when it is first sent, and opened where it is used.
+
+    The scheduler passes its bytes on. Tasks inside it would be unpickled there, pickled again, and kept:
+    distributed remembers the last 1,000 messages to each worker, 1 KB a Dask block. And Dask tokenizes
+    what it sends, which takes ten times as long as pickling. In one process nothing is pickled.
+    """
+
+    def __init__(self, content: T) -> None:
+        self._content = content
+        self._sealed: SealedParcel | None = None
+        self._token = uuid.uuid4().hex
+
+    def open(self) -> T:
+        """What is in it."""
+        return self._content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._sealed is None:
+            data = pickle.dumps(self._content)
+            small = len(data) <= MAX_COMPRESSED_BYTES
+            self._sealed = SealedParcel(self._token, zlib.compress(data, 1) if small else data, small)
+        return self._sealed.__reduce__()
+
+    def __dask_tokenize__(self) -> str:
+        return self._token
+
+
+class SealedParcel:
+    """A `Parcel` in another process."""
+
+    def __init__(self, token: str, data: bytes, compressed: bool) -> None:
+        self._token = token
+        self._data = data
+        self._compressed = compressed
+
+    def open(self) -> Any:
+        """What is in it."""
+        return pickle.loads(zlib.decompress(self._data) if self._compressed else self._data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SealedParcel, (self._token, self._data, self._compressed)
+
+    def __dask_tokenize__(self) -> str:
+        return self._token
+
+
 def blocks_of(sources: Sequence[da.Array]) -> Iterator[DaskBlock]:
     """The Dask blocks of all arrays, in the order in which their chunks lie in the arrays."""
     for number, source in enumerate(sources):
         itemsize = source.dtype.itemsize
-        axes = [
-            [(at, slice(end - size, end), size) for at, (size, end) in enumerate(zip(sizes, ends, strict=True))]
-            for sizes, ends in ((sizes, _ends(sizes)) for sizes in source.chunks)
-        ]
-        for place in product(*axes):
-            nbytes = math.prod(size for *_, size in place) * itemsize
-            yield DaskBlock(number, tuple(at for at, *_ in place), tuple(part for _, part, _ in place), nbytes)
-
-
-def _ends(sizes: Iterable[int]) -> list[int]:
-    total = 0
-    return [total := total + size for size in sizes]
+        # Arrays, since an axis may have millions of blocks.
+        ends = [np.cumsum(sizes) for sizes in source.chunks]
+        for index in product(*map(range, source.numblocks)):
+            sizes = [axis[at] for axis, at in zip(source.chunks, index, strict=True)]
+            stops = [int(axis[at]) for axis, at in zip(ends, index, strict=True)]
+            slices = tuple(slice(stop - size, stop) for stop, size in zip(stops, sizes, strict=True))
+            yield DaskBlock(number, index, slices, math.prod(sizes) * itemsize)
 
 
 def batches_of(sources: Sequence[da.Array], workers: int) -> Iterator[list[DaskBlock]]:
@@ -129,7 +185,9 @@ def batches_of(sources: Sequence[da.Array], workers: int) -> Iterator[list[DaskB
         yield batch
 
 
-def windows_of(batches: Iterable[list[DaskBlock]], limit: int = WINDOW_BLOCKS) -> Iterator[list[list[DaskBlock]]]:
+def windows_of(
+    batches: Iterable[list[DaskBlock]], limit: int = WINDOW_BLOCKS
+) -> Iterator[list[list[DaskBlock]]]:
     """Batches in windows of about `limit` Dask blocks."""
     window: list[list[DaskBlock]] = []
     count = 0
@@ -153,12 +211,12 @@ class BatchGraphs:
         keys = [(source.name, *(0,) * source.ndim) for source in sources]
         graph = fuse_roots(optimize_blockwise(graph, keys=keys), keys=keys)
         order = list(TopologicalSorter(graph.dependencies).static_order())
-        self._layers = _without_tuples([graph.layers[name] for name in reversed(order) if name in graph.layers])
+        self._layers = _Layers([graph.layers[name] for name in reversed(order) if name in graph.layers])
 
     def cut(self, batches: Sequence[Sequence[DaskBlock]]) -> tuple[list[Subgraph], dict[Key, Any]]:
         """The subgraph of each batch, and the tasks outside that they need."""
         outputs = [[(self._names[block.source], *block.index) for block in batch] for batch in batches]
-        graph = self._cull({key for batch in outputs for key in batch})
+        graph = self._layers.cull(key for batch in outputs for key in batch)
         owners = _owners(graph, outputs)
         nodes: list[dict[Key, GraphNode]] = [{} for _ in batches]
         outer: dict[Key, Any] = {}
@@ -169,31 +227,82 @@ class BatchGraphs:
             for inner, keys in zip(nodes, outputs, strict=True)
         ], outer
 
-    def _cull(self, keys: set[Key]) -> dict[Key, Any]:
-        """
-        The tasks that lead to `keys`.
 
-        As `HighLevelGraph.cull`, which copies whole layers: 2.4 s for each window of 3 million blocks.
-        """
-        wanted, graph = set(keys), {}
-        for layer in self._layers:
-            if isinstance(layer, MaterializedLayer):
-                found: dict[Key, Any] = {}
-                work = [key for key in wanted if key in layer]
-                while work:
-                    key = work.pop()
-                    if key not in found:
-                        found[key] = layer[key]
-                        work += [needed for needed in _dependencies(found[key]) if needed in layer]
+class _Layers:
+    """
+    The layers of a graph, each before those that it depends on, and which of them may hold a key.
+
+    A dataset of thousands of files has thousands of layers, and an array of millions of Dask blocks
+    millions of tasks. So `HighLevelGraph.cull`, which copies whole layers (2.4 s for each window of 3 million
+    blocks), will not do, nor will asking each layer for each key.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = layers
+        named: dict[Key, dict[int, None]] = {}
+        others: list[int] = []
+        for place, layer in enumerate(layers):
+            if isinstance(layer, Blockwise):
+                named.setdefault(layer.output, {})[place] = None
+            elif isinstance(layer, MaterializedLayer):
+                for key in layer.mapping:
+                    named.setdefault(_name(key), {})[place] = None
             else:
-                culled, _ = layer.cull(wanted, ())
-                found = dict(culled)
+                others.append(place)
+        self._places = {name: tuple(sorted([*places, *others])) for name, places in named.items()}
+        self._others = tuple(others)
+
+    def places(self, key: Key) -> Sequence[int]:
+        """The numbers of the layers that may hold `key`."""
+        return self._places.get(_name(key), self._others)
+
+    def __contains__(self, key: Key) -> bool:
+        layers = (self._layers[place] for place in self.places(key))
+        return any(_holds(layer, key) for layer in layers)
+
+    def cull(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """The tasks that lead to `keys`, none of the old form. Futures stay what they are."""
+        graph: dict[Key, Any] = {}
+        wanted: dict[int, set[Key]] = {}
+        order: list[int] = []
+
+        def want(key: Key) -> None:
+            for place in self.places(key):
+                if place not in wanted:
+                    wanted[place] = set()
+                    heappush(order, place)
+                wanted[place].add(key)
+
+        for key in keys:
+            want(key)
+        while order:
+            place = heappop(order)
+            found = self._found(self._layers[place], wanted.pop(place).difference(graph))
             graph.update(found)
-            wanted.difference_update(found)
-            wanted.update(
-                needed for task in found.values() for needed in _dependencies(task) if needed not in graph
-            )
+            for task in found.values():
+                for needed in _dependencies(task):
+                    if needed not in graph:
+                        want(needed)
         return graph
+
+    def _found(self, layer: Layer, keys: set[Key]) -> dict[Key, Any]:
+        """The tasks of `keys` that are in `layer`."""
+        if isinstance(layer, MaterializedLayer):
+            found = {key: layer.mapping[key] for key in keys if key in layer.mapping}
+        else:
+            culled, _ = layer.cull(keys, ())
+            found = dict(culled)
+        tuples = {key: task for key, task in found.items() if not isinstance(task, GraphNode | Future)}
+        return found | convert_legacy_graph(tuples, self) if tuples else found
+
+
+def _name(key: Key) -> Key:
+    return key[0] if isinstance(key, tuple) and key else key
+
+
+def _holds(layer: Layer, key: Key) -> bool:
+    # Asked for a key, a Blockwise layer would make all its tasks.
+    return len(key) == 1 + len(layer.output_indices) if isinstance(layer, Blockwise) else key in layer
 
 
 def _high_level(source: da.Array) -> HighLevelGraph:
@@ -201,20 +310,6 @@ def _high_level(source: da.Array) -> HighLevelGraph:
     if isinstance(graph, HighLevelGraph):
         return graph
     return HighLevelGraph.from_collections(source.name, graph, dependencies=())
-
-
-def _without_tuples(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers with tasks of the old form, tuples, made into tasks. Futures stay what they are."""
-    old = [layer for layer in layers if layer.has_legacy_tasks]
-    tuples = {key: task for layer in old for key, task in layer.items() if not isinstance(task, Future)}
-    if not tuples:
-        return list(layers)
-    every = {key for layer in layers for key in layer}
-    tasks = convert_legacy_graph(tuples, every)
-    return [
-        MaterializedLayer({key: tasks.get(key, task) for key, task in layer.items()}) if layer in old else layer
-        for layer in layers
-    ]
 
 
 def _dependencies(task: Any) -> Iterable[Key]:
@@ -230,7 +325,7 @@ def _owners(graph: Mapping[Key, Any], outputs: Sequence[Sequence[Key]]) -> dict[
         while work:
             key, owner = work.pop()
             before = owners.get(key)
-            if before == owner or before == OUTER:
+            if before in (owner, OUTER):
                 continue
             task = graph[key]
             if before is not None or not isinstance(task, GraphNode):

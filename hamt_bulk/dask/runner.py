@@ -150,12 +150,13 @@ class ClientRunner:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._futures: dict[Future, int] = {}
+        self._futures: dict[Future[Any], int] = {}
 
     @property
     def workers(self) -> int:
         """Tasks that run at a time."""
-        return max(sum(worker["nthreads"] for worker in self._client.scheduler_info(n_workers=-1)["workers"].values()), 1)
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return max(1, sum(int(worker["nthreads"]) for worker in workers))
 
     def check(self, cas: ContentAddressedStore) -> None:
         """Raises before any work when a worker has other versions, or does not reach the store."""
@@ -174,7 +175,7 @@ class ClientRunner:
         """The results of all windows, as they come. When one fails the others are cancelled."""
         results: list[Any] = []
         running = as_completed(loop=self._client.loop, with_results=True)
-        outstanding: list[set[Future]] = []
+        outstanding: list[set[Future[Any]]] = []
         more = True
         try:
             while True:
@@ -198,7 +199,7 @@ class ClientRunner:
             if futures:
                 await self._client._cancel(futures, force=True)
 
-    def _submit(self, window: Window) -> set[Future]:
+    def _submit(self, window: Window) -> set[Future[Any]]:
         keys = list(window.results)
         # A window is as large as it should be; the warning is about arrays that were put into a graph.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
@@ -217,7 +218,11 @@ def runner_here(alternative: str) -> Runner:
     Raises `InvalidInput`, naming the `alternative` to call, when it is an asynchronous Client.
     """
     chosen = dask.config.get("scheduler", None)
-    if chosen is None or (isinstance(chosen, str) and chosen.endswith("distributed")) or isinstance(chosen, Client):
+    if (
+        chosen is None
+        or (isinstance(chosen, str) and chosen.endswith("distributed"))
+        or isinstance(chosen, Client)
+    ):
         client = chosen if isinstance(chosen, Client) else client_here()
         if client is not None and client.asynchronous:
             raise InvalidInput(f"the active Client is asynchronous: {alternative}")

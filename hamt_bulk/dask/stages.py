@@ -3,6 +3,7 @@
 import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from dask._task_spec import List, Task, TaskRef
@@ -66,7 +67,7 @@ def part_count(edits: int) -> int:
 def part_ranges(parts: int) -> list[tuple[int, int]]:
     """The first hash bytes in as many ranges, first and last included."""
     bounds = [round(number * WIDTH / parts) for number in range(parts + 1)]
-    return [(first, after - 1) for first, after in zip(bounds, bounds[1:], strict=False)]
+    return [(first, after - 1) for first, after in pairwise(bounds)]
 
 
 def index_windows(

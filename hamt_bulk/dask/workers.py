@@ -66,7 +66,9 @@ async def preflight_async(client: Client, cas: ContentAddressedStore) -> None:
         if isinstance(answer, HamtError):
             raise type(answer)(f"{where}: {answer}") from answer
         if isinstance(answer, (ImportError, AttributeError)):
-            raise VersionMismatch(f"{where} cannot load this version of hamt_bulk ({answer}): {REMEDY}") from answer
+            raise VersionMismatch(
+                f"{where} cannot load this version of hamt_bulk ({answer}): {REMEDY}"
+            ) from answer
         if isinstance(answer, BaseException):
             raise CASError(f"{where} cannot use {cas!r}: {type(answer).__name__}: {answer}") from answer
         _compare(versions(), answer, where)

@@ -83,7 +83,9 @@ def to_hamt(
     asynchronous Client call `to_hamt_async`.
     """
     target = Target.of(cas, max_bucket_size, blake3_hashfn)
-    options = ZarrOptions(group, encoding, safe_chunks, align_chunks, write_empty_chunks, zarr_format, consolidated)
+    options = ZarrOptions(
+        group, encoding, safe_chunks, align_chunks, write_empty_chunks, zarr_format, consolidated
+    )
     runner = runner_here("call `await hamt_bulk.xarray.to_hamt_async(…)`")
     if compute:
         stages = _stages(ds, target, options, runner.workers)
@@ -117,7 +119,9 @@ async def to_hamt_async(
     if client is None or not client.asynchronous:
         raise InvalidInput("to_hamt_async needs an active asynchronous Client: without one call to_hamt")
     target = Target.of(cas, max_bucket_size, blake3_hashfn)
-    options = ZarrOptions(group, encoding, safe_chunks, align_chunks, write_empty_chunks, zarr_format, consolidated)
+    options = ZarrOptions(
+        group, encoding, safe_chunks, align_chunks, write_empty_chunks, zarr_format, consolidated
+    )
     stages = _stages(ds, target, options, ClientRunner(client).workers)
     return to_cid(await run_async(stages, client, target.cas, progress_of(progress)))
 

@@ -91,7 +91,11 @@ class HamtBackendEntrypoint(BackendEntrypoint):
         return ZarrBackendEntrypoint().open_groups_as_dict(_store(filename_or_obj, cas), **options)
 
 
-def _store(root: CID | str | PathLike[str], cas: ContentAddressedStore | str | None) -> ZarrHAMTStore:
+def _store(
+    root: CID | str | PathLike[str], cas: ContentAddressedStore | str | None
+) -> Any:  # xarray's own type leaves Zarr stores out
     if cas is None:
-        raise InvalidInput('where are the blocks? Pass cas=, a store or its URL: xr.open_dataset(root, engine="hamt", cas="store")')
+        raise InvalidInput(
+            'where are the blocks? Pass cas=, a store or its URL: xr.open_dataset(root, engine="hamt", cas="store")'
+        )
     return ZarrHAMTStore.open(root, cas)

@@ -51,7 +51,7 @@ class Source:
     """A Dask array, the Zarr array that it goes to, and where in it."""
 
     array: da.Array
-    target: zarr.Array
+    target: zarr.Array[Any]
     region: tuple[slice, ...]
 
 
@@ -67,7 +67,7 @@ class _CapturingWriter:
     save_chunk: SaveChunk
     sources: list[Source] = field(default_factory=list)
 
-    def add(self, source: Any, target: zarr.Array, region: tuple[slice, ...] | None = None) -> None:
+    def add(self, source: Any, target: zarr.Array[Any], region: tuple[slice, ...] | None = None) -> None:
         if is_dask_collection(source):
             self.sources.append(Source(source, target, tuple(region or (slice(None),) * source.ndim)))
             return
@@ -79,7 +79,9 @@ class _CapturingWriter:
             self.save_chunk(key, value)
 
 
-def plan(dataset: XarrayObject, record: RecordingStore, options: ZarrOptions, save_chunk: SaveChunk) -> list[Source]:
+def plan(
+    dataset: XarrayObject, record: RecordingStore, options: ZarrOptions, save_chunk: SaveChunk
+) -> list[Source]:
     """
     The Dask arrays that are left to write, after metadata went to `record` and all other chunks to `save_chunk`.
 
@@ -97,30 +99,40 @@ def plan(dataset: XarrayObject, record: RecordingStore, options: ZarrOptions, sa
             case xr.Dataset():
                 _dump(dataset, record, options, writer)
             case _:
-                raise InvalidInput(f"expected a Dataset, DataArray or DataTree, found {type(dataset).__name__}")
+                raise InvalidInput(
+                    f"expected a Dataset, DataArray or DataTree, found {type(dataset).__name__}"
+                )
     except InvalidInput:
         raise
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise InvalidInput(f"{error}{_advice(str(error))}") from error
+        raise InvalidInput(f"{error}{_advice(str(error), dataset)}") from error
     if not options.safe_chunks and not options.align_chunks:
         for source in writer.sources:
-            _refuse_shared_chunks(source)
+            _refuse_shared_chunks(source, dataset)
     return writer.sources
 
 
-def _dump(dataset: xr.Dataset, record: RecordingStore, options: ZarrOptions, writer: _CapturingWriter) -> None:
+def _dump(
+    dataset: xr.Dataset, record: RecordingStore, options: ZarrOptions, writer: _CapturingWriter
+) -> None:
     _refuse_other_names(dataset)
     store = _open(record, options, options.consolidated)
     dataset = prepared(dataset, options.encoding or {})
     dataset.dump_to_store(store, writer=writer, encoding=options.encoding)
 
 
-def _dump_tree(tree: xr.DataTree, record: RecordingStore, options: ZarrOptions, writer: _CapturingWriter) -> None:
+def _dump_tree(
+    tree: xr.DataTree, record: RecordingStore, options: ZarrOptions, writer: _CapturingWriter
+) -> None:
     if options.group is not None:
-        raise InvalidInput("group= is not for a DataTree, whose nodes are the groups: pass tree[group] as a Dataset")
+        raise InvalidInput(
+            "group= is not for a DataTree, whose nodes are the groups: pass tree[group] as a Dataset"
+        )
     encoding = options.encoding or {}
     if unknown := set(encoding) - set(tree.groups):
-        raise InvalidInput(f"encoding names the groups {sorted(unknown)}, which the tree has not: {list(tree.groups)}")
+        raise InvalidInput(
+            f"encoding names the groups {sorted(unknown)}, which the tree has not: {list(tree.groups)}"
+        )
     root = _open(record, options, True if options.consolidated is None else options.consolidated)
     for path, node in tree.subtree_with_keys:
         at_root = node is tree
@@ -132,7 +144,7 @@ def _dump_tree(tree: xr.DataTree, record: RecordingStore, options: ZarrOptions, 
 
 
 def _open(record: RecordingStore, options: ZarrOptions, consolidated: bool | None) -> ZarrStore:
-    return ZarrStore.open_group(
+    store: ZarrStore = ZarrStore.open_group(
         record,
         mode="w-",
         group=options.group,
@@ -143,6 +155,7 @@ def _open(record: RecordingStore, options: ZarrOptions, consolidated: bool | Non
         zarr_format=options.zarr_format,
         write_empty=options.write_empty_chunks,
     )
+    return store
 
 
 def _as_dataset(array: xr.DataArray) -> xr.Dataset:
@@ -219,7 +232,7 @@ def _grown(chunks: tuple[int, ...], shape: tuple[int, ...], itemsize: int) -> tu
     return tuple(grown)
 
 
-def _refuse_shared_chunks(source: Source) -> None:
+def _refuse_shared_chunks(source: Source, dataset: XarrayObject) -> None:
     """Two tasks that write into one Zarr chunk would each lose what the other wrote."""
     chunks = getattr(source.target, "shards", None) or source.target.chunks
     for axis, (sizes, size, part) in enumerate(zip(source.array.chunks, chunks, source.region, strict=True)):
@@ -227,7 +240,7 @@ def _refuse_shared_chunks(source: Source) -> None:
         if size and (starts % size).any():
             raise InvalidInput(
                 f"variable {source.target.path!r}, axis {axis}: Dask chunks {_few(sizes)} share Zarr chunks of {size}, "
-                f"so two tasks would write into one.{_advice('align_chunks')}"
+                f"so two tasks would write into one.{_advice('chunks', dataset)}"
             )
 
 
@@ -235,10 +248,19 @@ def _few(sizes: tuple[int, ...]) -> str:
     return str(sizes) if len(sizes) <= 8 else f"({', '.join(map(str, sizes[:6]))}, … {len(sizes)} of them)"
 
 
-def _advice(message: str) -> str:
-    if "chunk" not in message:
+def _advice(message: str, dataset: XarrayObject) -> str:
+    """What works instead, when `message` is about chunks: a call to copy."""
+    if "chunk" not in message or isinstance(dataset, xr.DataTree):
         return ""
+    variables = _as_dataset(dataset).variables if isinstance(dataset, xr.DataArray) else dataset.variables
+    encoding = {
+        name: {"chunks": tuple(max(sizes) for sizes in variable.chunks)}
+        for name, variable in variables.items()
+        if variable.chunks is not None and any(len(set(sizes[:-1])) > 1 for sizes in variable.chunks)
+    }
+    # Uneven Dask chunks need both; with even ones the Zarr chunks are known, and aligning is enough.
+    call = f"encoding={encoding}, align_chunks=True" if encoding else "align_chunks=True"
     return (
-        " What works: align_chunks=True, which rechunks for this call; or ds.chunk(…) to multiples of the Zarr "
-        'chunks; or encoding={variable: {"chunks": (…)}} with Zarr chunks that divide the Dask chunks'
+        f" What works: {call}, which rechunks for this call. Or ds.chunk(…) to multiples of the Zarr chunks, or "
+        "Zarr chunks that divide the Dask chunks, by encoding="
     )

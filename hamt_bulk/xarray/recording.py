@@ -72,4 +72,4 @@ def is_metadata(key: str) -> bool:
 
 def _data(value: Buffer) -> Data:
     array = value.as_numpy_array()
-    return memoryview(array).cast("B") if array.size and array.flags.c_contiguous else value.to_bytes()
+    return array.data.cast("B") if array.size and array.flags.c_contiguous else value.to_bytes()

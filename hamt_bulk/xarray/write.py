@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
 import numpy as np
@@ -11,7 +11,16 @@ import zarr
 from dask._task_spec import List, TaskRef
 
 from hamt_bulk.bulk import Target
-from hamt_bulk.dask.batches import BatchGraphs, DaskBlock, Key, Subgraph, batches_of, windows_of
+from hamt_bulk.dask.batches import (
+    BatchGraphs,
+    DaskBlock,
+    Key,
+    Parcel,
+    SealedParcel,
+    Subgraph,
+    batches_of,
+    windows_of,
+)
 from hamt_bulk.dask.runner import Stage, Window
 from hamt_bulk.dask.stages import fresh, task
 from hamt_bulk.manifest import TOMBSTONE, Manifest
@@ -26,15 +35,20 @@ class Step(NamedTuple):
     region: tuple[slice, ...]
 
 
+Work: TypeAlias = tuple[list[Step], Subgraph]
+"""The tasks that lead to a batch, and where their results go."""
+
+
 def write_batch(
-    target: Target, arrays: bytes, steps: Sequence[Step], subgraph: Subgraph, outside: Sequence[Any]
+    target: Target, arrays: bytes, work: Parcel[Work] | SealedParcel, outside: Sequence[Any]
 ) -> Manifest:
     """
     The edits of a batch: computes its Dask blocks one at a time, and saves their chunks, durably.
 
     arrays   pickled Zarr arrays over one `RecordingStore`, which is this call's own
-    outside  the values of `subgraph.outside`
+    outside  the values of what the subgraph needs from outside
     """
+    steps, subgraph = work.open()
     store, targets = pickle.loads(arrays)
     edits: list[tuple[str, bytes]] = []
     blocks = subgraph.results(dict(zip(subgraph.outside, outside, strict=True)))
@@ -68,7 +82,7 @@ def _windows(
 
     @lru_cache(64)
     def pickled(used: tuple[int, ...]) -> bytes:
-        arrays: list[zarr.Array] = [sources[at].target for at in used]
+        arrays: list[zarr.Array[Any]] = [sources[at].target for at in used]
         data: bytes = cloudpickle.dumps((store, arrays), protocol=5)
         return data
 
@@ -80,7 +94,7 @@ def _windows(
             steps = [_step(block, sources[block.source], used.index(block.source)) for block in batch]
             key = (name, number)
             outside = List(*map(TaskRef, subgraph.outside))
-            graph[key] = task(key, write_batch, target, pickled(used), steps, subgraph, outside)
+            graph[key] = task(key, write_batch, target, pickled(used), Parcel((steps, subgraph)), outside)
             results[key] = len(batch)
             number += 1
         yield Window(graph, results)

@@ -31,7 +31,9 @@ def maps(count: int, side: int, kind: Kind = "smooth") -> xr.Dataset:
 def _map(side: int, kind: Kind, block_id: tuple[int, int, int] = (0, 0, 0)) -> NDArray[Any]:
     number = block_id[0]
     field, noise = _background(side, kind)
-    drawn = noise[(at := number * 7919 % (len(noise) - side * side)) : at + side * side].reshape(1, side, side)
+    drawn = noise[(at := number * 7919 % (len(noise) - side * side)) : at + side * side].reshape(
+        1, side, side
+    )
     if kind == "random":
         return drawn ^ np.uint32(number)
     return field + (drawn + np.float32(number / 64))

@@ -71,7 +71,9 @@ def of_dataset(chunks: int, side: int) -> Iterator[Row]:
         with dask.config.set(scheduler="threads", num_workers=2):
             to_hamt(dataset, PackCAS(folder / "store"), progress=False)
         packs, others = _on_disk(folder)
-        kinds = [f"{len(files_below(path))} of {path.name}" for path in sorted((folder / "store/packs").iterdir())]
+        kinds = [
+            f"{len(files_below(path))} of {path.name}" for path in sorted((folder / "store/packs").iterdir())
+        ]
         files = len(files_below(folder))
     name = f"{dataset.nbytes >> 20} MiB in chunks of {4 * side * side // KIBIBYTE} KiB"
     most = math.ceil(dataset.nbytes / PACK_BYTES) + OTHER_FILES

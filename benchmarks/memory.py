@@ -44,13 +44,17 @@ def rows(size: Size) -> Iterator[Row]:
         to_hamt(dataset, PackCAS(folder / "store"), progress=note_peak)
         taken = time.perf_counter() - start
         peak = peak_memory() - opened
-        stages = ", ".join(f"{bytes_ / MEBIBYTE:.0f} MiB until the end of {stage}" for stage, bytes_ in peaks.items())
+        stages = ", ".join(
+            f"{bytes_ / MEBIBYTE:.0f} MiB until the end of {stage}" for stage, bytes_ in peaks.items()
+        )
         note = f"{blocks:,} Dask blocks; {opened / MEBIBYTE:.0f} MiB before; {stages}"
         yield at_most("driver's peak above that with the dataset open", peak / 1e6, 400, " MB", note)
         workers = client.run(_peak)
         shown = ", ".join(f"{bytes_ / MEBIBYTE:.0f} MiB" for bytes_ in workers.values())
-        yield record("time per Dask block", taken / blocks * 1e6, " µs", f"{taken:.1f} s; peaks of workers {shown}")
-        yield record("files", str(len(files_below(folder))))
+        yield record(
+            "time per Dask block", taken / blocks * 1e6, " µs", f"{taken:.1f} s; peaks of workers {shown}"
+        )
+        yield record("files", len(files_below(folder)))
 
 
 def _peak() -> int:

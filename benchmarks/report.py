@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -47,6 +48,8 @@ def record(name: str, value: float | str, unit: str = "", note: str = "") -> Row
 
 
 def _shown(value: float, unit: str) -> str:
+    if isinstance(value, int):
+        return f"{value:,}{unit}"
     digits = 3 if unit == " ×" or abs(value) < 1 else 1 if abs(value) < 1000 else 0
     return f"{value:,.{digits}f}{unit}"
 
@@ -87,4 +90,9 @@ def run(title: str, rows: Callable[[S], Iterable[Row]], sizes: Mapping[str, S]) 
     # Of the peer: what zarr's version 3 format does not specify yet.
     warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
     print(f"{machine()}; --size {size}", flush=True)
-    print(table(title, rows(sizes[size])), flush=True)
+    taken = []
+    for row in rows(sizes[size]):
+        # The table comes when all is done, which may be in half an hour.
+        print(f"{row.name}: {row.figure} {row.note}", file=sys.stderr, flush=True)
+        taken.append(row)
+    print(table(title, taken), flush=True)

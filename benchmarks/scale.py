@@ -1,5 +1,5 @@
 """
-What a Dask block costs the driver, and that it costs no more when there are millions of them.
+The CPU time that a Dask block costs the driver, and that it costs no more when there are millions of them.
 
 The driver's part of a build runs as it does on a cluster, with nobody to do the work: windows are cut and
 serialised as distributed's Client does it, each batch is answered with a manifest as a worker would
@@ -45,7 +45,7 @@ SOURCES: dict[str, Callable[[int], xr.Dataset]] = {
     "one array": lambda blocks: grid(blocks // 1000 or 1, 1000),
     "open_mfdataset": lambda blocks: pieces(blocks // 1000 or 1, 1000),
 }
-"""Datasets of about so many Dask blocks: one Blockwise layer, and files concatenated, every Dask block a task."""
+"""Datasets of about so many Dask blocks: of one Blockwise layer, and of files one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +60,18 @@ SIZES = {"tiny": Size(1000, 2000), "small": Size(10**5, 3 * 10**5), "full": Size
 
 
 class Phases:
-    """Seconds by phase."""
+    """Seconds of CPU by phase."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self.seconds[name] += time.process_time() - start
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +90,8 @@ class Driven:
     @property
     def note(self) -> str:
         phases = ", ".join(f"{phase} {self.microseconds(phase):.1f}" for phase in self.seconds)
-        return (
-            f"{self.seconds.total():.1f} s: {phases} µs; {self.sent / self.blocks:.0f} B of graphs a Dask block; "
-            f"peak {self.peak / 1e6:.0f} MB"
-        )
+        sent, peak = self.sent / self.blocks, self.peak / 1e6
+        return f"{self.seconds.total():.1f} s: {phases} µs; {sent:.0f} B of graphs each; peak {peak:.0f} MB"
 
 
 def drive(dataset: xr.Dataset) -> Driven:
@@ -130,7 +128,7 @@ def drive(dataset: xr.Dataset) -> Driven:
 
 def _serialised(window: Window) -> int:
     """The bytes of a window as `Client.get` sends it."""
-    header, frames = serialize(to_serialize(LLGExpr(window.graph)), on_error="raise")
+    _header, frames = serialize(to_serialize(LLGExpr(window.graph)), on_error="raise")
     return sum(memoryview(frame).nbytes for frame in frames)
 
 
@@ -152,7 +150,8 @@ def rows(size: Size) -> Iterator[Row]:
             " ×",
         )
         for driven in (few, many):
-            yield record(f"{name}, a Dask block of {driven.blocks:,}", driven.microseconds(), " µs", driven.note)
+            of = f"{name}, a Dask block of {driven.blocks:,}"
+            yield record(of, driven.microseconds(), " µs", driven.note)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,9 @@ def _compare(scheduler: str, kind: Kind, size: Size) -> Iterator[Row]:
     taken = alternate(lambda: by_to_hamt(dataset), lambda: by_to_zarr(dataset), size.pairs)
     ours, peers = [run for run, _ in taken], [run for _, run in taken]
     times = [run.durable for run in ours]
-    synced, unsynced = (Ratio(times, [getattr(run, until) for run in peers]) for until in ("durable", "returned"))
+    synced, unsynced = (
+        Ratio(times, [getattr(run, until) for run in peers]) for until in ("durable", "returned")
+    )
     name = f"{scheduler}, {kind}"
     if kind == "smooth":
         yield ratio_at_most(f"{name}, to_zarr + sync", synced, 1.1)

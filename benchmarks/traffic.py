@@ -45,7 +45,9 @@ def rows(size: Size) -> Iterator[Row]:
         of_keys = sum(map(len, keys))
         for name, sent in (("pickled", pickled_bytes(manifest)), ("serialised", message_bytes(manifest))):
             note = f"{sent:,} bytes, {of_keys:,} of them keys"
-            yield at_most(f"batch of {chunks:,}, {name}, a chunk", (sent - of_keys) / chunks, LIMIT, " B", note)
+            yield at_most(
+                f"batch of {chunks:,}, {name}, a chunk", (sent - of_keys) / chunks, LIMIT, " B", note
+            )
     if size.grid is not None:
         yield from on_cluster(*size.grid)
 
@@ -59,7 +61,9 @@ def on_cluster(blocks: int, columns: int) -> Iterator[Row]:
     chunks = blocks * columns
     of_keys = sum(len(f"number/c/{row}/{column}") for row in range(blocks) for column in range(columns))
     note = f"{sent['write']:,} bytes in {tasks['write']} results, {of_keys:,} of them keys"
-    yield at_most(f"to_hamt of {chunks:,}, write, a chunk", (sent["write"] - of_keys) / chunks, LIMIT, " B", note)
+    yield at_most(
+        f"to_hamt of {chunks:,}, write, a chunk", (sent["write"] - of_keys) / chunks, LIMIT, " B", note
+    )
     note = f"{sent['index']:,} bytes in {tasks['index']} results"
     yield record(f"to_hamt of {chunks:,}, index, a chunk", sent["index"] / chunks, " B", note)
 
@@ -77,7 +81,9 @@ class CountResults(WorkerPlugin):
         self._worker = worker
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
-        stage = str(key[0]).split("-")[1] if isinstance(key, tuple) and str(key[0]).startswith("hamt-") else None
+        stage = (
+            str(key[0]).split("-")[1] if isinstance(key, tuple) and str(key[0]).startswith("hamt-") else None
+        )
         if finish == "memory" and stage in self.sent:
             self.tasks[stage] += 1
             self.sent[stage] += message_bytes(self._worker.data[key])
@@ -92,7 +98,9 @@ def _sums(client: Client) -> tuple[dict[str, int], dict[str, int]]:
         return plugin.tasks, plugin.sent
 
     answers = list(client.run(counted).values())
-    tasks, sent = ({stage: sum(answer[at][stage] for answer in answers) for stage in answers[0][at]} for at in (0, 1))
+    tasks, sent = (
+        {stage: sum(answer[at][stage] for answer in answers) for stage in answers[0][at]} for at in (0, 1)
+    )
     return tasks, sent
 
 

@@ -229,7 +229,7 @@ class ZarrHAMTStore(Store):
         return _reopen, (type(self), *parts, self._is_open)
 
 
-_INSTEAD = "A root never changes: hamt_bulk.xarray.to_hamt makes a new one, with this one as its base"
+_INSTEAD = "A root never changes: hamt_bulk.xarray.to_hamt makes a new one"
 
 
 def _folder(prefix: str) -> str:

@@ -74,7 +74,7 @@ class Path8(os.PathLike[Any]):
 
 
 @pytest.mark.parametrize(
-    "url", [None, 5, b"store", [], CID.decode(identify(b"")), Path8(), "", "file://", "a\0b"], ids=repr
+    "url", [None, 5, b"store", [], CID.decode(identify(b"")), Path8(), "", "file://", "a\0b"], ids=type
 )
 def test_what_names_no_store_is_refused(url: Any) -> None:
     with pytest.raises(InvalidInput):
@@ -82,7 +82,7 @@ def test_what_names_no_store_is_refused(url: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [PackCAS, CarCAS])
-@pytest.mark.parametrize("path", [None, 5, b"store", "", "a\0b", Path8()], ids=repr)
+@pytest.mark.parametrize("path", [None, 5, b"store", "", "a\0b", Path8()], ids=type)
 def test_what_is_no_path_is_refused(kind: Any, path: Any) -> None:
     with pytest.raises(InvalidInput, match="not a path"):
         kind(path)

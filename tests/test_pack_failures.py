@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from watching import DISK_ERRORS, Crash, Faults, failing, open_descriptors
+from watching import DISK_ERRORS, Crash, Faults, failing, interrupted, open_descriptors
 
 from hamt_bulk.block import Block, identify
 from hamt_bulk.cas import PackCAS
@@ -139,7 +139,7 @@ def test_a_writer_that_failed_refuses_to_finish(
                 raise failing(number)()
 
             patch.setattr(os, call, fail)
-            with pytest.raises(CASError, match="full|quota|read-only|denied|failed") as raised:
+            with pytest.raises(CASError, match=r"full|quota|read-only|denied|failed") as raised:
                 writer.save(b"lost")
                 writer.flush()
             assert isinstance(raised.value.__cause__, OSError)
@@ -156,6 +156,36 @@ def test_a_writer_that_failed_refuses_to_finish(
             cid = again.save(b"kept")
             assert again.flush() == Receipt(1, 4)
         assert cas.load_many([cid]) == PackCAS(store).load_many([cid]) == [b"kept"]
+
+
+def test_an_interrupt_at_any_line_breaks_no_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of a save, and the user goes on with the same writer."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    blocks = [Block(identify(b"block %d" % i), b"block %d" % i) for i in range(9)]
+    refused = 0
+    for nth in range(1000):
+        store = tmp_path / str(nth)
+        with PackCAS(store).writer() as writer:
+            writer.save_many(blocks[:3])
+            with interrupted(nth) as interrupt:
+                writer.save_many(blocks[3:6])
+            try:
+                writer.save_many(blocks[6:])
+                writer.flush()
+                sure = blocks[:3] + blocks[6:]
+            except CASError:
+                refused += 1
+                sure = []
+        cas = PackCAS(store)
+        assert cas.load_many([cid for cid, _ in sure]) == [data for _, data in sure]
+        there = [block for block in blocks if cas.has_many([block.cid]) == [True]]
+        assert cas.load_many([cid for cid, _ in there]) == [data for _, data in there]
+        assert cas._index.damaged() == []
+        if not interrupt.struck:
+            break
+    assert nth > 50
+    assert 0 < refused < nth // 2
+    assert there == blocks
 
 
 async def test_a_save_that_failed_is_not_forgotten(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

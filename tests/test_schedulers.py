@@ -42,7 +42,7 @@ def expected():
 def small_batches(monkeypatch):
     """Many batches, windows and parts, as a large dataset has."""
     monkeypatch.setattr("hamt_bulk.dask.batches.BATCH_BYTES", 500)
-    monkeypatch.setattr("hamt_bulk.xarray.write.windows_of", lambda batches: windows_of(batches, 100))
+    monkeypatch.setattr("hamt_bulk.dask.batches.windows_of", lambda batches: windows_of(batches, 100))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -67,6 +67,22 @@ def test_without_any_dask_array(expected):
 
 def test_with_many_windows(expected, small_batches):
     assert to_hamt(dataset(), InMemoryCAS()) == expected
+
+
+def test_work_that_all_blocks_share_is_done_once(small_batches):
+    """Else each window would take the mean of everything."""
+    calls = []
+
+    def note(block):
+        calls.append(block.size)
+        return block
+
+    values = da.arange(400, chunks=1, dtype="f8").map_blocks(note, dtype="f8", meta=np.zeros(0))
+    root = to_hamt(xr.Dataset({"a": ("x", values - values.mean())}), InMemoryCAS(), progress=False)
+    assert len(calls) == 400
+    assert root == to_hamt(
+        xr.Dataset({"a": ("x", np.arange(400.0) - 199.5)}), InMemoryCAS(), encoding={"a": {"chunks": (1,)}}
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))

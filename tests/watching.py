@@ -5,7 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import pytest
 
@@ -90,6 +91,33 @@ class Faults:
             return call(*args, **kwargs)
 
         return shim
+
+
+class interrupted:
+    """Strikes with a `KeyboardInterrupt` at the nth line that this package runs within, as Ctrl-C may."""
+
+    def __init__(self, nth: int) -> None:
+        self._left = nth
+        self.struck = False
+
+    def __enter__(self) -> Self:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> bool:
+        sys.settrace(self._before)
+        return kind is KeyboardInterrupt
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        if "hamt_bulk" not in frame.f_code.co_filename:
+            return None
+        if event == "line" and not self.struck:
+            self._left -= 1
+            if self._left < 0:
+                self.struck = True
+                raise KeyboardInterrupt
+        return self._trace
 
 
 def failing(number: int) -> Callable[[], OSError]:

@@ -33,6 +33,7 @@ from hamt_bulk.cas.files import outside, replace_durably, write_all
 from hamt_bulk.cas.writer import Receipt, Writer, as_bytes
 from hamt_bulk.errors import CASError, InvalidInput, NotPortable
 
+_NODES = bytes([DAG_CBOR])
 KINDS = ("nodes", "values")
 """Folders of packs. Told apart by codec, so that a store need not know what a tree is."""
 
@@ -45,7 +46,7 @@ MAX_PACK_BYTES = 4 << 30
 
 def kind_of(cid: bytes) -> str:
     """The folder for the pack of a block."""
-    return "nodes" if cid[1] == DAG_CBOR else "values"
+    return "nodes" if cid[1:2] == _NODES else "values"
 
 
 def temporary_name() -> str:
@@ -94,12 +95,13 @@ class PackFile:
                 f"block {text(cid)} of {length} bytes, at most {MAX_SECTION_BYTES} can be read"
             )
         head = section_head(cid, length)
-        self._name.update(head)
-        self._sections[cid] = Section(cid, self._at, self._at + len(head), length)
-        self._at += len(head) + length
-        self.block_bytes += length
+        section = Section(cid, self._at, self._at + len(head), length)
         self._waiting += (head, data)
         self._waiting_bytes += len(head) + length
+        self._at += len(head) + length
+        self._name.update(head)
+        self.block_bytes += length
+        self._sections[cid] = section  # last: an interrupted call leaves no entry without its block
         if self._waiting_bytes > BUFFER_BYTES:
             self.write()
 
@@ -123,9 +125,13 @@ class PackFile:
         """Puts the pack in place, durably."""
         index = encode_index(index_sections(self._sections.values()))
         self.write()
+        end = HEADER_V2_BYTES + self._at
         with self._writing():
+            if (written := os.lseek(self._file, 0, os.SEEK_CUR)) != end:
+                raise CASError(f"{self._path}: {written} bytes were written, expected {end}")
             write_all(self._file, [index])
-            os.pwrite(self._file, header_v2(HEADER_V2_BYTES, self._at, HEADER_V2_BYTES + self._at), 0)
+            os.lseek(self._file, 0, os.SEEK_SET)
+            write_all(self._file, [header_v2(HEADER_V2_BYTES, self._at, end)])
             os.fsync(self._file)
             replace_durably(self._path, self._final / f"{self._name.hexdigest()[:40]}.car")
         self.drop()
@@ -178,10 +184,16 @@ class PackWriter(Writer):
                 if file.size > MAX_PACK_BYTES:
                     self._finished += file.finish()
                     del self._files[kind]
-        finally:
-            # Also when `blocks` raises: the caller may change its buffers once this returns.
-            for file in self._files.values():
-                file.write()
+        except BaseException:
+            # The caller may change its buffers once this returns.
+            with suppress(CASError):
+                self._write()
+            raise
+        self._write()
+
+    def _write(self) -> None:
+        for file in self._files.values():
+            file.write()
 
     @property
     def size(self) -> int:

@@ -27,7 +27,7 @@ def running_on(workers: int | None, threads: int | None, scheduler: str | None) 
 
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+            client = Client(scheduler, timeout=CONNECT_SECONDS)
         except (OSError, ValueError) as error:
             raise CASError(f"no scheduler answers at {scheduler}: {error}") from error
         with client:
@@ -39,14 +39,14 @@ def running_on(workers: int | None, threads: int | None, scheduler: str | None) 
     else:
         count = workers or CPU_COUNT
         with _children_without_interrupts():
-            cluster = LocalCluster(  # type: ignore[no-untyped-call]
+            cluster = LocalCluster(
                 n_workers=count,
                 threads_per_worker=threads or 1,
                 processes=True,
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )
-        with cluster, Client(cluster):  # type: ignore[no-untyped-call]
+        with cluster, Client(cluster):
             yield f"{count} worker processes"
 
 

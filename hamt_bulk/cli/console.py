@@ -38,7 +38,6 @@ class Options:
 
 
 options = Options()
-_console = Console(stderr=True, highlight=False)
 
 CasOption = Annotated[
     str | None,
@@ -54,7 +53,8 @@ RootArgument = Annotated[str, typer.Argument(metavar="ROOT", help="A root: its C
 
 def say(message: str = "", style: str | None = None) -> None:
     """A line for people, on stderr."""
-    _console.print(message, style=style, markup=False, soft_wrap=True)
+    # A console of its own: an interrupted one would say its last line again.
+    Console(stderr=True, highlight=False).print(message, style=style, markup=False, soft_wrap=True)
 
 
 def store(url: str | None) -> ContentAddressedStore:
@@ -120,16 +120,10 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             except KeyboardInterrupt:
                 say("interrupted: no root was made; what was finished stays in the store", "yellow")
                 raise typer.Exit(INTERRUPTED) from None
-            except (
-                HamtError,
-                OSError,
-                ValueError,
-                TypeError,
-                LookupError,
-                RuntimeError,
-                AssertionError,
-            ) as error:
-                if options.traceback or isinstance(error, (typer.Exit, typer.Abort, typer.BadParameter)):
+            except (typer.Exit, typer.Abort, typer.BadParameter):
+                raise
+            except Exception as error:
+                if options.traceback:
                     raise
                 say(f"error: {_line(error)}", "red")
                 raise typer.Exit(1) from None

@@ -58,12 +58,14 @@ def open_sources(
     if len(kinds) > 1:
         raise InvalidInput(f"the sources are of several kinds, {sorted(kinds)}: ingest each kind by itself")
     kind = kinds.pop() if kinds else None
-    ds = _open(paths, engine or _engine_for(kind), concat_dim)
-    if kind == "zarr" or engine == "zarr":
-        # What stored it is in the variables' encodings, but for its format.
-        own = zarr.open_group(paths[0], mode="r").metadata.zarr_format
+    reader = engine or _engine_for(kind)
+    if reader == "zarr":
+        own, consolidated = _zarr_facts(paths)
+        ds = _open(paths, concat_dim, engine=reader, consolidated=consolidated)
         ds, chosen = _zarr_chunked(ds, chunks, keep_codecs=zarr_format in (None, own))
         return Opened(ds, chosen, zarr_format or own)
+    # cfgrib would leave an index beside each file.
+    ds = _open(paths, concat_dim, engine=reader, **({"indexpath": ""} if reader == "cfgrib" else {}))
     sizes = chunk_sizes(ds, chunks)
     for variable in ds.variables.values():
         for key in _STORED:
@@ -119,8 +121,17 @@ def _engine_for(kind: Kind | None) -> str | None:
             return kind
 
 
-def _open(paths: Sequence[str], engine: str | None, concat_dim: str | None) -> xr.Dataset:
-    options: dict[str, Any] = {"engine": engine, "chunks": {}}
+def _zarr_facts(paths: Sequence[str]) -> tuple[int, bool]:
+    """The format of Zarr sources, and whether each has all its metadata in one place."""
+    try:
+        groups = [zarr.open_group(path, mode="r").metadata for path in paths]
+    except Exception as error:  # readers raise whatever they like
+        raise InvalidInput(f"cannot read {_few(paths)}: {type(error).__name__}: {error}") from error
+    return groups[0].zarr_format, all(group.consolidated_metadata is not None for group in groups)
+
+
+def _open(paths: Sequence[str], concat_dim: str | None, **options: Any) -> xr.Dataset:
+    options["chunks"] = {}
     try:
         if len(paths) == 1:
             return xr.open_dataset(paths[0], **options)
@@ -170,7 +181,7 @@ def chunk_sizes(ds: xr.Dataset, chunks: Mapping[str, int]) -> dict[str, int]:
         if all(dim in sizes for dim in variable.dims):
             continue
         preferred = variable.encoding.get("preferred_chunks", {})
-        chosen = normalize_chunks(  # type: ignore[no-untyped-call]
+        chosen = normalize_chunks(
             tuple(sizes.get(str(dim), "auto") for dim in variable.dims),
             variable.shape,
             limit=CHUNK_BYTES,

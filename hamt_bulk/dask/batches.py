@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from heapq import heappop, heappush
-from itertools import product
+from itertools import chain, islice, product
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import dask.array as da
 import numpy as np
-from dask._task_spec import GraphNode, convert_legacy_graph
+from dask._task_spec import Alias, DataNode, GraphNode, convert_legacy_graph
 from dask.blockwise import Blockwise, fuse_roots, optimize_blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from distributed import Future
@@ -48,6 +48,10 @@ MAX_COMPRESSED_BYTES = 8 << 20
 Parcels up to this size are compressed: the tasks of a batch differ in a few bytes, so of 150 bytes a Dask
 block 16 are left. Above it they hold data, on which the time is wasted.
 """
+
+MAX_SHARED = 0.25
+"""The share of a window's tasks that another may need as well. Each window computes them anew, so arrays
+with more, such as `x - x.mean()`, are written in one window."""
 
 OUTER = -1
 """The owner of a task that is not taken into a batch."""
@@ -215,7 +219,7 @@ class BatchGraphs:
 
     def cut(self, batches: Sequence[Sequence[DaskBlock]]) -> tuple[list[Subgraph], dict[Key, Any]]:
         """The subgraph of each batch, and the tasks outside that they need."""
-        outputs = [[(self._names[block.source], *block.index) for block in batch] for batch in batches]
+        outputs = self._keys(batches)
         graph = self._layers.cull(key for batch in outputs for key in batch)
         owners = _owners(graph, outputs)
         nodes: list[dict[Key, GraphNode]] = [{} for _ in batches]
@@ -226,6 +230,32 @@ class BatchGraphs:
             Subgraph(inner, keys, sorted(_needed(inner, keys), key=str))
             for inner, keys in zip(nodes, outputs, strict=True)
         ], outer
+
+    def windows(self, batches: Iterable[list[DaskBlock]]) -> Iterator[list[list[DaskBlock]]]:
+        """Batches in windows; all in one where windows would do the same work again and again."""
+        windows = windows_of(batches)
+        start = list(islice(windows, 2))
+        if len(start) == 2 and self._shared(*start) > MAX_SHARED:
+            yield [batch for window in chain(start, windows) for batch in window]
+        else:
+            yield from chain(start, windows)
+
+    def _shared(self, window: Sequence[Sequence[DaskBlock]], other: Sequence[Sequence[DaskBlock]]) -> float:
+        """The share of the tasks of `window` that the `other` needs too."""
+        tasks, others = (
+            {
+                key
+                for key, task in self._layers.cull(
+                    key for keys in self._keys(batches) for key in keys
+                ).items()
+                if isinstance(task, GraphNode) and not isinstance(task, (DataNode, Alias))
+            }
+            for batches in (window, other)
+        )
+        return len(tasks & others) / max(len(tasks), 1)
+
+    def _keys(self, batches: Sequence[Sequence[DaskBlock]]) -> list[list[Key]]:
+        return [[(self._names[block.source], *block.index) for block in batch] for batch in batches]
 
 
 class _Layers:
@@ -301,8 +331,9 @@ def _name(key: Key) -> Key:
 
 
 def _holds(layer: Layer, key: Key) -> bool:
-    # Asked for a key, a Blockwise layer would make all its tasks.
-    return len(key) == 1 + len(layer.output_indices) if isinstance(layer, Blockwise) else key in layer
+    if isinstance(layer, Blockwise):  # asked for a key, it would make all its tasks
+        return isinstance(key, tuple) and len(key) == 1 + len(layer.output_indices)
+    return key in layer
 
 
 def _high_level(source: da.Array) -> HighLevelGraph:

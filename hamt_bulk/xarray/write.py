@@ -19,7 +19,6 @@ from hamt_bulk.dask.batches import (
     SealedParcel,
     Subgraph,
     batches_of,
-    windows_of,
 )
 from hamt_bulk.dask.runner import Stage, Window
 from hamt_bulk.dask.stages import fresh, task
@@ -86,7 +85,7 @@ def _windows(
         data: bytes = cloudpickle.dumps((store, arrays), protocol=5)
         return data
 
-    for window in windows_of(batches_of([source.array for source in sources], workers)):
+    for window in graphs.windows(batches_of([source.array for source in sources], workers)):
         subgraphs, graph = graphs.cut(window)
         results: dict[Key, int] = {}
         for batch, subgraph in zip(window, subgraphs, strict=True):

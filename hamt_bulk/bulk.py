@@ -17,7 +17,7 @@ from multiformats import CID
 
 from hamt_bulk.block import AnyCID, to_bytes, to_cid
 from hamt_bulk.cas import ContentAddressedStore, Writer, open_cas
-from hamt_bulk.cas.wrap import verified
+from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.errors import InvalidInput
 from hamt_bulk.layout import BUCKET_SIZE, PyHamt, Slot
 from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, blake3_hashfn, encode_key, merge
@@ -66,7 +66,7 @@ def build(
     with target.cas.writer() as writer:
         edits = Manifest.of(save_values(items, writer), hash_fn)
         reads = update(root, edits, target.layout, writer.save_many, hash_fn)
-        new = drive(reads, verified(target.cas).load_many)
+        new = drive(reads, Reader(target.cas).blocks)
         writer.flush()
     target.cas.finish()
     return to_cid(new)
@@ -111,14 +111,14 @@ def index_part(target: Target, slots: Sequence[Slot], edits: Sequence[Manifest])
     """The index stage: the slots of the root that `edits` touch, their nodes durable when this returns."""
     with target.cas.writer() as writer:
         reads = update_slots(slots, merge(edits), target.layout, writer.save_many, target.hash_fn)
-        changed = drive(reads, verified(target.cas).load_many)
+        changed = drive(reads, Reader(target.cas).blocks)
         writer.flush()
     return changed
 
 
 def base_slots(target: Target, base: bytes | None) -> list[Slot]:
     """The 256 slots of the root that is to be changed."""
-    return drive(root_slots(base, target.layout), verified(target.cas).load_many)
+    return drive(root_slots(base, target.layout), Reader(target.cas).blocks)
 
 
 def write_root(target: Target, slots: Sequence[Slot], changed: Sequence[dict[int, Slot]]) -> bytes:

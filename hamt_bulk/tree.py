@@ -63,10 +63,13 @@ def entries(
         assert blocks is not None
         found = Found()
         for cid, data in zip(wanted, blocks, strict=True):
-            for slot in layout.decode(cid, data):
-                if isinstance(slot, bytes):
-                    waiting.append(slot)
-                else:
+            slots = layout.decode(cid, data)
+            links = [slot for slot in slots if isinstance(slot, bytes)]
+            if len(set(links)) < len(links):
+                raise MalformedNode(f"{text(cid)} links one child twice: no two slots can hold the same keys")
+            waiting += links
+            for slot in slots:
+                if slot and isinstance(slot, dict):
                     found += slot.items()
         if found:
             yield found

@@ -4,7 +4,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from peers.py_hamt import PeerUnavailable, PyHamt
+
+# How long an example takes says more about the machine than about the code; a hang is pytest-timeout's.
+settings.register_profile("here", deadline=None)
+settings.load_profile("here")
 
 
 @pytest.fixture(scope="session")

@@ -171,6 +171,9 @@ def test_a_tree_of_another_hash_is_refused_when_edited():
         (b"\x80", "a list of 0, expected 256"),
         (b"\x99\x01\x00" + b"\xa0" * 255 + b"\x01", "slot 255: a int"),
         (b"\x99\x01\x00" + b"\xa0" * 255 + b"\xa1\x61a\x01", "must be CIDs"),
+        (b"\x99\x01\x00" + b"\xa0" * 255 + b"\xa1\x61a\x40", "must be CIDs"),
+        (b"\x99\x01\x00" + b"\xa0" * 255 + b"\x80", "slot 255: a list of 0"),
+        (b"\x99\x01\x00" + b"\xa0" * 255 + b"\x60", "slot 255: a str"),
         (b"\x99\x01\x00" + b"\xa0" * 255, "not dag-cbor"),
     ],
 )

@@ -68,7 +68,7 @@ class InMemoryCAS(LocalCAS):
         return (type(self).__qualname__, self._token)
 
     def __repr__(self) -> str:
-        return f"InMemoryCAS({self.hasher!r}): {len(self.blocks)} blocks"
+        return f"InMemoryCAS({self.hasher!r}, {len(self.blocks)} blocks)"
 
 
 _living: "WeakValueDictionary[str, InMemoryCAS]" = WeakValueDictionary()

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
 from distributed import Client, LocalCluster
 
 T = TypeVar("T")
@@ -55,11 +55,11 @@ def ratio(subject: Callable[[], Seconds], limit: Callable[[], Seconds], pairs: i
     return Ratio([first for first, _ in taken], [second for _, second in taken])
 
 
-def seconds(call: Callable[[], object]) -> Seconds:
+def seconds(call: Callable[[], object], clock: Callable[[], Seconds] = time.perf_counter) -> Seconds:
     """How long `call` takes. What it returns is let go of after the clock has stopped."""
-    start = time.perf_counter()
+    start = clock()
     result = call()
-    taken = time.perf_counter() - start
+    taken = clock() - start
     del result
     return taken
 
@@ -100,13 +100,13 @@ def cpu_seconds() -> Seconds:
     """The CPU time of this process and of all that it started and that still run."""
     driver = psutil.Process()
     times = [process.cpu_times() for process in (driver, *driver.children(recursive=True))]
-    return sum(taken.user + taken.system for taken in times)
+    return float(sum(taken.user + taken.system for taken in times))
 
 
 def reset_peak_memory() -> int:
     """Memory of this process in bytes, from where `peak_memory` counts from now on."""
     Path("/proc/self/clear_refs").write_text("5")
-    return psutil.Process().memory_info().rss
+    return int(psutil.Process().memory_info().rss)
 
 
 def peak_memory() -> int:

@@ -14,17 +14,16 @@ send it, and the parts of the index stage are cut and serialised.
 
 import pickle
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import xarray as xr
 from dask._expr import LLGExpr
-from distributed.protocol import serialize, to_serialize
+from distributed.protocol.serialize import serialize, to_serialize
 
 from benchmarks.data import grid, pieces
-from benchmarks.measure import peak_memory, reset_peak_memory
+from benchmarks.measure import Seconds, peak_memory, reset_peak_memory
 from benchmarks.report import Row, at_most, record, run
 from hamt_bulk import InMemoryCAS
 from hamt_bulk.block import identify
@@ -63,7 +62,7 @@ class Phases:
     """Seconds of CPU by phase."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, Seconds] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -71,7 +70,7 @@ class Phases:
         try:
             yield
         finally:
-            self.seconds[name] += time.process_time() - start
+            self.seconds[name] = self.seconds.get(name, 0) + time.process_time() - start
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +78,23 @@ class Driven:
     """What `blocks` Dask blocks cost the driver."""
 
     blocks: int
-    seconds: Counter[str]
+    seconds: dict[str, Seconds]
     sent: int
     peak: int
 
     def microseconds(self, phase: str | None = None) -> float:
         """The time of a Dask block, in one phase or in all."""
-        return 1e6 * (self.seconds.total() if phase is None else self.seconds[phase]) / self.blocks
+        return 1e6 * (self.total if phase is None else self.seconds[phase]) / self.blocks
+
+    @property
+    def total(self) -> Seconds:
+        return sum(self.seconds.values())
 
     @property
     def note(self) -> str:
         phases = ", ".join(f"{phase} {self.microseconds(phase):.1f}" for phase in self.seconds)
         sent, peak = self.sent / self.blocks, self.peak / 1e6
-        return f"{self.seconds.total():.1f} s: {phases} µs; {sent:.0f} B of graphs each; peak {peak:.0f} MB"
+        return f"{self.total:.1f} s: {phases} µs; {sent:.0f} B of graphs each; peak {peak:.0f} MB"
 
 
 def drive(dataset: xr.Dataset) -> Driven:

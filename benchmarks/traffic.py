@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributed import Client, WorkerPlugin
-from distributed.protocol import dumps, to_serialize
+from distributed.protocol.core import dumps
+from distributed.protocol.serialize import to_serialize
 
 from benchmarks.data import grid
 from benchmarks.measure import cluster, fresh_folder

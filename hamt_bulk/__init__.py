@@ -8,7 +8,17 @@ Parallel bulk builds of content-addressed Zarr hierarchies.
 """
 
 from hamt_bulk.bulk import build
-from hamt_bulk.cas import CarCAS, ContentAddressedStore, InMemoryCAS, LocalCAS, PackCAS, Receipt, Writer, open_cas
+from hamt_bulk.cas import (
+    CarCAS,
+    ContentAddressedStore,
+    InMemoryCAS,
+    LocalCAS,
+    PackCAS,
+    Receipt,
+    Writer,
+    open_cas,
+)
+from hamt_bulk.integrity import check
 from hamt_bulk.manifest import blake3_hashfn
 
 __version__ = "0.1.0"
@@ -24,5 +34,6 @@ __all__ = [
     "__version__",
     "blake3_hashfn",
     "build",
+    "check",
     "open_cas",
 ]

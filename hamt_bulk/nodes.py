@@ -247,7 +247,9 @@ class Tree(Reader):
         except BlockNotFound as error:
             if self.root not in cids:
                 raise
-            raise BlockNotFound(f"the root {text(self.root)} is not in this store, {self.cas!r}") from error
+            raise BlockNotFound(
+                f"the root {text(self.root)} is not in this store, {self.cas!r}: {error}"
+            ) from error
         return [self.layout.decode(cid, block) for cid, block in zip(cids, blocks, strict=True)]
 
     def _doubted(self, key: str, path: list[Node]) -> None:

@@ -12,8 +12,8 @@ class BuildProgress:
     """
     How far one stage of a build is.
 
-    stage   "write" (Dask blocks read, encoded and stored), "index" (parts of the tree)
-    done    Dask blocks or parts that are finished
+    stage   "write" (Dask blocks read, encoded and stored), "index" (parts of the tree), or "check" (subtrees)
+    done    Dask blocks, parts or subtrees that are finished
     total   and how many there are
     """
 
@@ -56,7 +56,7 @@ class _Silent:
         return None
 
 
-_TITLES = {"write": "writing Dask blocks", "index": "building the tree"}
+_TITLES = {"write": "writing Dask blocks", "index": "building the tree", "check": "checking subtrees"}
 
 
 class _Bar:

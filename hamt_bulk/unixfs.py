@@ -40,7 +40,7 @@ _RAW_TYPE = 0
 _FILE_TYPE = 2
 
 
-class _Node(NamedTuple):
+class Node(NamedTuple):
     """A dag-pb block: `inline` comes before the bytes of the links; `sizes` are those of the links."""
 
     inline: Data
@@ -122,7 +122,7 @@ def read(root: bytes, start: int = 0, stop: int | None = None) -> Reads[bytes]:
         if level > MAX_LEVELS:
             raise MalformedNode(f"{text(root)}: more than {MAX_LEVELS} levels of nodes above a leaf")
         blocks = yield wanted
-        nodes = {cid: _decode(cid, data) for cid, data in zip(wanted, blocks, strict=True)}
+        nodes = {cid: decode(cid, data) for cid, data in zip(wanted, blocks, strict=True)}
         deeper: list[Data | _Want] = []
         for part in parts:
             if isinstance(part, _Want):
@@ -141,7 +141,7 @@ def size(root: bytes) -> Reads[int]:
     """The length of the value in bytes, from its root block alone."""
     _check_codec(root)
     [data] = yield [root]
-    return _decode(root, data).size
+    return decode(root, data).size
 
 
 def links(data: Data) -> list[bytes]:
@@ -163,7 +163,7 @@ def _encode(children: Sequence[_Child]) -> bytes:
     return bytes(out + b"\x0a" + varint(len(file)) + file)
 
 
-def _cut(want: _Want, node: _Node) -> Iterator[Data | _Want]:
+def _cut(want: _Want, node: Node) -> Iterator[Data | _Want]:
     """What makes up `want`, in order: bytes that `node` has itself, and what is wanted of its links."""
     total = node.size
     if want.size is not None and want.size != total:
@@ -189,10 +189,10 @@ def _check_codec(cid: bytes) -> None:
         raise MalformedNode(f"{text(cid)}: codec {codec:#x}, expected raw (0x55) or dag-pb (0x70)")
 
 
-def _decode(cid: bytes, data: Data) -> _Node:
+def decode(cid: bytes, data: Data) -> Node:
     """The block `cid`, of either codec. Its sizes agree with each other, not yet with its children."""
     if parse(cid).codec == RAW:
-        return _Node(data, [], [])
+        return Node(data, [], [])
     try:
         links, content = _decode_node(bytes(data))
         return _decode_file(links, content)
@@ -234,7 +234,7 @@ def _decode_link(data: bytes) -> bytes:
     return cid
 
 
-def _decode_file(links: list[bytes], content: bytes | None) -> _Node:
+def _decode_file(links: list[bytes], content: bytes | None) -> Node:
     """The node of a file with these links, checked against what its File message says."""
     if content is None:
         raise ValueError("a dag-pb node without data, expected a UnixFS file")
@@ -262,7 +262,7 @@ def _decode_file(links: list[bytes], content: bytes | None) -> _Node:
         raise ValueError(f"{len(sizes)} block sizes, expected one for each of {len(links)} links")
     for link in links:
         _check_codec(link)
-    node = _Node(inline or b"", links, sizes)
+    node = Node(inline or b"", links, sizes)
     if declared is not None and declared != node.size:
         raise ValueError(f"filesize {declared}, expected {node.size}, the sum of its parts")
     return node

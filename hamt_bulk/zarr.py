@@ -34,8 +34,16 @@ FOLDER_NAMES = 100_000
 SHARED_CACHES = 4
 """How many caches of stores that came from pickles a process keeps, for the next task with one of these."""
 
+METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+"""The last parts of keys that hold metadata, in both Zarr formats."""
+
 _CHUNK = re.compile(r"(?:^|/)(?:c(?:/\d+)+|\d+(?:[./]\d+)*)$")
 """The end of a chunk's key, in any of zarr's encodings."""
+
+
+def is_metadata(key: str) -> bool:
+    """Whether `key` names a metadata document rather than a chunk."""
+    return key.rpartition("/")[2] in METADATA_NAMES
 
 
 class StoreIsReadOnly(ReadOnly, ValueError, NotImplementedError):

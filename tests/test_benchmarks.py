@@ -36,5 +36,10 @@ def test_a_table_shows_figures_beside_their_targets():
     ratio = Ratio([3.0, 2.0, 8.0], [2.0, 2.0, 2.0])
     lines = table("Speed", [ratio_at_most("us / them", ratio, 1.2), record("files", 3000)]).splitlines()
     assert lines[0] == "## Speed"
-    assert [cell.strip() for cell in lines[4].split("|")[1:5]] == ["us / them", "1.500 ×", "≤ 1.2 ×", "MISSED"]
+    assert [cell.strip() for cell in lines[4].split("|")[1:5]] == [
+        "us / them",
+        "1.500 ×",
+        "≤ 1.2 ×",
+        "MISSED",
+    ]
     assert [cell.strip() for cell in lines[5].split("|")[1:5]] == ["files", "3,000", "", ""]

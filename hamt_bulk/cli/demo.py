@@ -37,8 +37,8 @@ def demo(
     import xarray as xr
 
     from hamt_bulk.block import text, to_bytes
-    from hamt_bulk.check import check
     from hamt_bulk.cli.describe import described
+    from hamt_bulk.integrity import check
     from hamt_bulk.xarray import to_hamt
 
     started = time.perf_counter()

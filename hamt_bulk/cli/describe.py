@@ -10,11 +10,10 @@ import zarr.errors
 
 from hamt_bulk.block import text
 from hamt_bulk.cas import ContentAddressedStore
-from hamt_bulk.check import check
 from hamt_bulk.cli.console import size_text
+from hamt_bulk.integrity import check
 from hamt_bulk.nodes import Tree
-from hamt_bulk.xarray.recording import is_metadata
-from hamt_bulk.zarr import ZarrHAMTStore
+from hamt_bulk.zarr import ZarrHAMTStore, is_metadata
 
 SIZES_AT_ONCE = 256
 

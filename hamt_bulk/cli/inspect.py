@@ -85,7 +85,7 @@ def check(
     ] = True,
 ) -> None:
     """Look at every block: is it there, is it what its CID says, is the tree as it should be."""
-    from hamt_bulk.check import check as check_tree
+    from hamt_bulk.integrity import check as check_tree
 
     report = check_tree(root_of(root), store(cas), values=values)
     print(report)

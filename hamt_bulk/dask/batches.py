@@ -40,6 +40,10 @@ MAX_BATCH_BLOCKS = 2_000
 BATCHES_PER_WORKER = 4
 """How many batches a small build is cut into for each worker thread, so that none waits long at the end."""
 
+SMALL_BATCH_BYTES = 8 << 20
+SMALL_BATCH_BLOCKS = 64
+"""Batches below both are not cut further than into one for each worker thread: each is a pack."""
+
 WINDOW_BLOCKS = 10_000
 """Dask blocks whose graph is built and held at a time; a window ends at the next batch."""
 
@@ -173,10 +177,10 @@ def blocks_of(sources: Sequence[da.Array]) -> Iterator[DaskBlock]:
 
 def batches_of(sources: Sequence[da.Array], workers: int) -> Iterator[list[DaskBlock]]:
     """The Dask blocks in batches for so many worker threads: large, but enough of them for all."""
-    total = sum(source.nbytes for source in sources)
-    limit = min(BATCH_BYTES, math.ceil(total / (BATCHES_PER_WORKER * workers)))
+    total = sum(int(source.nbytes) for source in sources)
+    limit = _share(total, workers, BATCH_BYTES, SMALL_BATCH_BYTES)
     count = sum(source.npartitions for source in sources)
-    most = min(MAX_BATCH_BLOCKS, math.ceil(count / (BATCHES_PER_WORKER * workers)))
+    most = _share(count, workers, MAX_BATCH_BLOCKS, SMALL_BATCH_BLOCKS)
     batch: list[DaskBlock] = []
     size = 0
     for block in blocks_of(sources):
@@ -187,6 +191,12 @@ def batches_of(sources: Sequence[da.Array], workers: int) -> Iterator[list[DaskB
         size += block.nbytes
     if batch:
         yield batch
+
+
+def _share(total: int, workers: int, most: int, small: int) -> int:
+    """How much a batch has: `BATCHES_PER_WORKER` for each, or one each where those would be small."""
+    several = math.ceil(total / (BATCHES_PER_WORKER * workers))
+    return min(most, max(several, min(small, math.ceil(total / workers))))
 
 
 def windows_of(

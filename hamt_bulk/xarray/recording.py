@@ -7,9 +7,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from hamt_bulk.block import Data
-
-METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-"""The last parts of keys that hold metadata, in both Zarr formats."""
+from hamt_bulk.zarr import is_metadata
 
 
 class _Record(dict[str, Buffer]):
@@ -63,11 +61,6 @@ class RecordingStore(MemoryStore):
         for key, value in self._store_dict.items():
             if is_metadata(key):
                 yield key, _data(value)
-
-
-def is_metadata(key: str) -> bool:
-    """Whether `key` names a metadata document rather than a chunk."""
-    return key.rpartition("/")[2] in METADATA_NAMES
 
 
 def _data(value: Buffer) -> Data:

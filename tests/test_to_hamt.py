@@ -8,7 +8,7 @@ import xarray as xr
 import zarr
 from stored import assert_same, by_to_zarr, in_tree
 
-from hamt_bulk import InMemoryCAS, build
+from hamt_bulk import InMemoryCAS, PackCAS, build
 from hamt_bulk.xarray import to_hamt
 
 TIME = pd.date_range("2001-01-01", periods=24, freq="h")
@@ -239,3 +239,12 @@ def test_the_accessor_is_the_same_call():
     cas = InMemoryCAS()
     assert weather().hamt.build(cas, zarr_format=2) == to_hamt(weather(), cas, zarr_format=2)
     assert weather().t2m.hamt.build(cas) == to_hamt(weather().t2m, cas)
+
+
+def test_building_again_adds_nothing_to_the_store(tmp_path):
+    """A batch has one pack, whenever and by whomever it is written."""
+    cas = PackCAS(tmp_path)
+    to_hamt(small_chunks(), cas)
+    before = sorted(path.name for path in tmp_path.rglob("*.car"))
+    to_hamt(small_chunks(), PackCAS(tmp_path))
+    assert sorted(path.name for path in tmp_path.rglob("*.car")) == before

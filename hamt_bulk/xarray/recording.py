@@ -48,8 +48,12 @@ class RecordingStore(MemoryStore):
     __hash__ = object.__hash__
 
     def take_chunks(self) -> Iterator[tuple[str, Data | None]]:
-        """Removes and gives all chunks; `None` for one that was deleted."""
-        for key in [key for key in self._store_dict if not is_metadata(key)]:
+        """
+        Removes and gives all chunks, by key; `None` for one that was deleted.
+
+        Not in the order in which zarr's threads were done: a batch that is written again makes the same pack.
+        """
+        for key in sorted(key for key in self._store_dict if not is_metadata(key)):
             yield key, _data(self._store_dict.pop(key))
         for key in sorted(self._store_dict.deleted):
             if not is_metadata(key):
@@ -57,8 +61,8 @@ class RecordingStore(MemoryStore):
                 yield key, None
 
     def metadata(self) -> Iterator[tuple[str, Data]]:
-        """The metadata documents."""
-        for key, value in self._store_dict.items():
+        """The metadata documents, by key."""
+        for key, value in sorted(self._store_dict.items()):
             if is_metadata(key):
                 yield key, _data(value)
 

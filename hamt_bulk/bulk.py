@@ -9,6 +9,7 @@ The stages of a build: plain functions over arguments that can be pickled.
 returns its root.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,7 +19,7 @@ from multiformats import CID
 from hamt_bulk.block import AnyCID, to_bytes, to_cid
 from hamt_bulk.cas import ContentAddressedStore, Writer, open_cas
 from hamt_bulk.cas.wrap import Reader
-from hamt_bulk.errors import InvalidInput
+from hamt_bulk.errors import CASError, InvalidInput
 from hamt_bulk.layout import BUCKET_SIZE, PyHamt, Slot
 from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, blake3_hashfn, encode_key, merge
 from hamt_bulk.reads import drive
@@ -68,8 +69,16 @@ def build(
         reads = update(root, edits, target.layout, writer.save_many, hash_fn)
         new = drive(reads, Reader(target.cas).blocks)
         writer.flush()
-    target.cas.finish()
+    tidy(target.cas)
     return to_cid(new)
+
+
+def tidy(cas: ContentAddressedStore) -> None:
+    """Lets the store tidy up after a build. All is durable by then, so a failure costs no root."""
+    try:
+        cas.finish()
+    except CASError as error:
+        warnings.warn(f"the build is complete, but its store was not tidied up: {error}", stacklevel=2)
 
 
 def save_values(items: Items, writer: Writer) -> Iterable[tuple[str, bytes]]:

@@ -8,7 +8,7 @@ from stored import in_tree
 
 from hamt_bulk import InMemoryCAS, PackCAS, build
 from hamt_bulk.block import BLAKE3, identify, parse, text, to_cid
-from hamt_bulk.errors import BlockNotFound, HamtError, InvalidInput, MalformedNode
+from hamt_bulk.errors import BlockNotFound, CASError, HamtError, InvalidInput, MalformedNode
 
 keys = st.text(max_size=8)
 values = st.binary(max_size=40)
@@ -120,6 +120,16 @@ def test_a_failed_build_leaves_no_trace(tmp_path):
         build(broken(), cas)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "format"]
     assert in_tree(build({"a": b"1"}, cas), cas) == {"a": b"1"}
+
+
+def test_a_build_that_cannot_be_tidied_up_keeps_its_root(tmp_path):
+    class Untidy(PackCAS):
+        def finish(self):
+            raise CASError("no space for an index")
+
+    with pytest.warns(UserWarning, match="the build is complete, but .*no space for an index"):
+        root = build({"a": b"1"}, Untidy(tmp_path))
+    assert root == build({"a": b"1"}, InMemoryCAS())
 
 
 def test_every_error_is_one_of_ours_and_can_be_pickled():

@@ -153,6 +153,23 @@ def test_packs_after_the_index_are_found_beside_it(store: Path) -> None:
     assert list((store / "index").iterdir()) == [index]
 
 
+def test_a_small_addition_to_a_large_store_leaves_the_index_as_it_is(store: Path) -> None:
+    """Else a day that is appended to many years would cost all of them."""
+    cids = many_packs(store, 100)
+    PackCAS(store).finish()
+    [index] = (store / "index").iterdir()
+    added = []
+    for day in range(4):
+        added += write(store, [b"day %d" % day])
+        PackCAS(store).finish()
+    assert list((store / "index").iterdir()) == [index]
+    assert PackCAS(store).has_many([*cids, *added]) == [True] * 104
+    added += write(store, [b"%d" % day for day in range(20)])
+    PackCAS(store).finish()
+    assert list((store / "index").iterdir()) != [index]
+    assert PackCAS(store).has_many([*cids, *added]) == [True] * 124
+
+
 def test_files_do_not_stay_open(store: Path) -> None:
     before = open_descriptors()
     cids = many_packs(store, 1000)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hamt_bulk import InMemoryCAS, PackCAS, build
 from hamt_bulk.block import RAW, identify, text, to_bytes
 from hamt_bulk.cas import ContentAddressedStore
-from hamt_bulk.integrity import Problem, Report, check
 from hamt_bulk.errors import CASError, InvalidInput
+from hamt_bulk.integrity import Problem, Report, check
 from hamt_bulk.layout import WIDTH, PyHamt, Slot
 from hamt_bulk.manifest import blake3_hashfn
 from hamt_bulk.progress import BuildProgress

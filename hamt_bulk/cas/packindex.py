@@ -26,6 +26,10 @@ from hamt_bulk.cas.packfile import KINDS, temporary_name
 from hamt_bulk.errors import CASError
 
 MAGIC = b"hamt_bulk multi-pack index 1\n\0\0\0"
+MAX_FRESH_PACKS = 64
+MIN_FRESH_SHARE = 0.1
+"""An index file is written anew for so many packs, or so many blocks compared with those it has."""
+
 DIGEST_BYTES = 32
 
 
@@ -113,10 +117,18 @@ class PackIndex:
         return listed
 
     def save(self) -> None:
-        """Writes one index file over all sound packs, if more than one of them has none yet."""
+        """
+        Writes one index file over all sound packs, if that is worth it.
+
+        It is 20 bytes a block of the whole store. So a small addition to a large one, a day of many years,
+        waits for others: its packs are read through their own indexes.
+        """
         with self._lock:
             self.refresh()
-            if self._fresh_packs < 2:
+            small = self._fresh_packs < MAX_FRESH_PACKS and len(self._fresh) < MIN_FRESH_SHARE * len(
+                self._mapped
+            )
+            if self._fresh_packs < 2 or small:
                 return
             every = Locations.merge([self._mapped, self._fresh])
             sound = [number for number, archive in enumerate(self.archives) if archive.damage is None]

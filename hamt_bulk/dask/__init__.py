@@ -12,7 +12,8 @@ from multiformats import CID
 from hamt_bulk.block import AnyCID, to_bytes, to_cid
 from hamt_bulk.bulk import Target, write_piece
 from hamt_bulk.cas import ContentAddressedStore
-from hamt_bulk.dask.batches import WINDOW_BLOCKS, Key
+from hamt_bulk.dask.batches import WINDOW_BLOCKS
+from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.runner import Stage, Window, run, runner_here
 from hamt_bulk.dask.stages import fresh, task, tree_stages
 from hamt_bulk.errors import InvalidInput

@@ -18,7 +18,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, Future, as_completed, get_client
 
 from hamt_bulk.cas import ContentAddressedStore
-from hamt_bulk.dask.batches import Key
+from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.workers import preflight, preflight_async
 from hamt_bulk.errors import InvalidInput
 from hamt_bulk.progress import BuildProgress, Progress

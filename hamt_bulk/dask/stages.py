@@ -9,8 +9,8 @@ from typing import Any
 from dask._task_spec import List, Task, TaskRef
 
 from hamt_bulk.block import to_cid
-from hamt_bulk.bulk import Target, base_slots, index_part, write_root
-from hamt_bulk.dask.batches import Key
+from hamt_bulk.bulk import Target, base_slots, index_part, tidy, write_root
+from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.runner import Stage, Stages, Window
 from hamt_bulk.dask.workers import require_versions, versions
 from hamt_bulk.layout import WIDTH, Slot
@@ -55,7 +55,7 @@ def tree_stages(
     ranges = part_ranges(parts or part_count(count))
     changed = yield Stage("index", len(ranges), index_windows(target, slots, manifests, ranges))
     root = write_root(target, slots, changed)
-    target.cas.finish()
+    tidy(target.cas)
     return root
 
 
@@ -115,5 +115,5 @@ def _index_of_all(
 
 def _root_of_all(target: Target, slots: list[Slot], changed: list[dict[int, Slot]]) -> Any:
     root = write_root(target, slots, changed)
-    target.cas.finish()
+    tidy(target.cas)
     return to_cid(root)

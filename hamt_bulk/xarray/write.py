@@ -11,15 +11,10 @@ import zarr
 from dask._task_spec import List, TaskRef
 
 from hamt_bulk.bulk import Target
-from hamt_bulk.dask.batches import (
-    BatchGraphs,
-    DaskBlock,
-    Key,
-    Parcel,
-    SealedParcel,
-    Subgraph,
-    batches_of,
-)
+from hamt_bulk.dask.batches import DaskBlock, batches_of
+from hamt_bulk.dask.graphs import BatchGraphs, Subgraph
+from hamt_bulk.dask.layers import Key
+from hamt_bulk.dask.parcel import Parcel, SealedParcel
 from hamt_bulk.dask.runner import Stage, Window
 from hamt_bulk.dask.stages import fresh, task
 from hamt_bulk.manifest import TOMBSTONE, Manifest

@@ -124,7 +124,7 @@ def drive(dataset: xr.Dataset) -> Driven:
         del window
     with phase("index"):
         ranges = part_ranges(part_count(blocks))
-        for window in index_windows(target, base_slots(target, None), manifests, ranges):
+        for window in index_windows(target, base_slots(target, None), manifests, ranges, WORKERS):
             sent += _serialised(window)
     return Driven(blocks, phase.seconds, sent, peak_memory() - opened)
 

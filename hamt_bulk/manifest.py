@@ -7,7 +7,7 @@ What a task sends back for a chunk is its hash, key and CID as bytes: 100,000 of
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 from blake3 import blake3
@@ -47,9 +47,13 @@ class Manifest:
     @classmethod
     def of(cls, edits: Iterable[tuple[str, bytes]], hash_fn: HashFn = blake3_hashfn) -> Self:
         """The manifest of (key, CID or `TOMBSTONE`) pairs; of a key that comes twice the last one counts."""
-        pairs = list(edits)
-        keys = encode_keys([key for key, _ in pairs])
-        return cls.from_columns(digests_of(keys, hash_fn), keys, [pointer for _, pointer in pairs])
+        texts: list[str] = []
+        pointers: list[bytes] = []
+        for key, pointer in edits:
+            texts.append(key)
+            pointers.append(pointer)
+        keys = encode_keys(texts)
+        return cls.from_columns(digests_of(keys, hash_fn), keys, pointers)
 
     @classmethod
     def from_columns(cls, digests: Bytes, keys: Sequence[bytes], pointers: Sequence[bytes]) -> Self:
@@ -79,6 +83,11 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # One flat tuple of bytes: of a batch of ten chunks the objects would be more than what they hold.
+        digests = self.digests.tobytes(), self.digests.shape[1]
+        return _unpickled, (type(self), *digests, *self.keys.packed(), *self.pointers.packed())
+
     def __sizeof__(self) -> int:
         return object.__sizeof__(self) + self.nbytes
 
@@ -107,6 +116,23 @@ class Manifest:
         return self if kept.all() else self.take(np.flatnonzero(kept))
 
 
+def _unpickled(
+    kind: type[M],
+    digests: bytes,
+    width: int,
+    keys: bytes,
+    key_lengths: int | bytes,
+    pointers: bytes,
+    pointer_lengths: int | bytes,
+) -> M:
+    rows = np.frombuffer(digests, np.uint8).reshape(-1, width)
+    columns = (
+        Ragged.unpacked(len(rows), keys, key_lengths),
+        Ragged.unpacked(len(rows), pointers, pointer_lengths),
+    )
+    return kind(rows, *columns)
+
+
 def encode_keys(keys: Sequence[str]) -> list[bytes]:
     """The UTF-8 of `keys`. Raises `InvalidInput` for a key that is not text."""
     try:
@@ -130,12 +156,15 @@ def digests_of(keys: Sequence[bytes], hash_fn: HashFn) -> Bytes:
     if not keys:
         return np.zeros((0, 32), np.uint8)
     if hash_fn is blake3_hashfn:
-        digests = [blake3(key).digest() for key in keys]
+        # In pieces: a million small objects at a time take longer to make than to hash.
+        pieces = (keys[start : start + 2048] for start in range(0, len(keys), 2048))
+        joined = b"".join([b"".join([blake3(key).digest() for key in piece]) for piece in pieces])
     else:
         digests = [hash_fn(key) for key in keys]
         if not digests[0] or len(set(map(len, digests))) > 1:
             raise InvalidInput("hash_fn must return bytes, always of the same length")
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(len(keys), -1)
+        joined = b"".join(digests)
+    return np.frombuffer(joined, np.uint8).reshape(len(keys), -1)
 
 
 def merge(manifests: Sequence[Manifest]) -> Manifest:

@@ -8,7 +8,7 @@ rows of equal length are copied together, and the keys of a Zarr hierarchy have 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,26 +75,27 @@ class Ragged:
         copy_rows(data, offsets[:-1], self.data, self.offsets[:-1][rows], lengths)
         return Ragged(data, offsets)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # One length where all are equal, else two or four bytes a row: what workers send is made of this.
+    def packed(self) -> tuple[bytes, int | bytes]:
+        """The bytes of all rows, and their lengths: one where all are equal, else two or four bytes each."""
         lengths = self.lengths
         if len(lengths) and (lengths == lengths[0]).all():
-            return _unpickle, (self.data.tobytes(), len(lengths), int(lengths[0]))
+            return self.data.tobytes(), int(lengths[0])
         kind = np.uint16 if len(lengths) == 0 or lengths.max() < 1 << 16 else np.uint32
-        return _unpickle, (self.data.tobytes(), len(lengths), lengths.astype(kind).tobytes())
+        return self.data.tobytes(), lengths.astype(kind).tobytes()
+
+    @classmethod
+    def unpacked(cls, rows: int, data: bytes, lengths: int | bytes) -> Self:
+        """The column of which `packed` gave the parts."""
+        if isinstance(lengths, int):
+            offsets = np.arange(rows + 1, dtype=np.int64) * lengths
+        else:
+            kind = np.uint16 if len(lengths) == 2 * rows else np.uint32
+            offsets = offsets_of(np.frombuffer(lengths, kind).astype(np.int64))
+        return cls(np.frombuffer(data, np.uint8), offsets)
 
     @property
     def nbytes(self) -> int:
         return self.data.nbytes + self.offsets.nbytes
-
-
-def _unpickle(data: bytes, rows: int, lengths: int | bytes) -> Ragged:
-    if isinstance(lengths, int):
-        offsets = np.arange(rows + 1, dtype=np.int64) * lengths
-    else:
-        kind = np.uint16 if len(lengths) == 2 * rows else np.uint32
-        offsets = offsets_of(np.frombuffer(lengths, kind).astype(np.int64))
-    return Ragged(np.frombuffer(data, np.uint8), offsets)
 
 
 def offsets_of(lengths: Ints) -> Ints:

@@ -42,7 +42,7 @@ def expected():
 def small_batches(monkeypatch):
     """Many batches, windows and parts, as a large dataset has."""
     monkeypatch.setattr("hamt_bulk.dask.batches.BATCH_BYTES", 500)
-    monkeypatch.setattr("hamt_bulk.dask.graphs.windows_of", lambda batches: windows_of(batches, 100))
+    monkeypatch.setattr("hamt_bulk.dask.graphs.windows_of", lambda batches, _: windows_of(batches, 1, 100))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -50,7 +50,7 @@ def build(
         _window(target, pieces[at : at + WINDOW_BLOCKS]) for at in range(0, len(pieces), WINDOW_BLOCKS)
     )
     write = Stage("write", len(pieces), windows)
-    stages = tree_stages(target, write, Manifest.empty(), root)
+    stages = tree_stages(target, write, Manifest.empty(), root, runner.workers)
     return to_cid(run(stages, runner, target.cas, progress_of(progress)))
 
 

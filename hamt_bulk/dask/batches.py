@@ -19,8 +19,11 @@ Index: TypeAlias = tuple[int, ...]
 BATCH_BYTES = 128 << 20
 """Decoded bytes of a batch, and so about the size of a pack before compression."""
 
-MAX_BATCH_BLOCKS = 2_000
+MAX_BATCH_BLOCKS = 5_000
 """A bound for what is lost when a worker dies and for how long a batch shows no progress."""
+
+MIN_BATCH_BLOCKS = 500
+"""On clusters of many workers batches are smaller, so that a window has one for each; but not below this."""
 
 BATCHES_PER_WORKER = 4
 """How many batches a small build is cut into for each worker thread, so that none waits long at the end."""
@@ -61,7 +64,8 @@ def batches_of(sources: Sequence[da.Array], workers: int) -> Iterator[list[DaskB
     total = sum(int(source.nbytes) for source in sources)
     limit = _share(total, workers, BATCH_BYTES, SMALL_BATCH_BYTES)
     count = sum(source.npartitions for source in sources)
-    most = _share(count, workers, MAX_BATCH_BLOCKS, SMALL_BATCH_BLOCKS)
+    each = max(2 * WINDOW_BLOCKS // workers, MIN_BATCH_BLOCKS)
+    most = _share(count, workers, min(MAX_BATCH_BLOCKS, each), SMALL_BATCH_BLOCKS)
     batch: list[DaskBlock] = []
     size = 0
     for block in blocks_of(sources):
@@ -81,15 +85,15 @@ def _share(total: int, workers: int, most: int, small: int) -> int:
 
 
 def windows_of(
-    batches: Iterable[list[DaskBlock]], limit: int = WINDOW_BLOCKS
+    batches: Iterable[list[DaskBlock]], workers: int, limit: int = WINDOW_BLOCKS
 ) -> Iterator[list[list[DaskBlock]]]:
-    """Batches in windows of about `limit` Dask blocks."""
+    """Batches in windows of about `limit` Dask blocks, and of at least one batch for each worker thread."""
     window: list[list[DaskBlock]] = []
     count = 0
     for batch in batches:
         window.append(batch)
         count += len(batch)
-        if count >= limit:
+        if count >= limit and len(window) >= workers:
             yield window
             window, count = [], 0
     if window:

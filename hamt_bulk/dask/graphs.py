@@ -95,9 +95,9 @@ class BatchGraphs:
             for inner, keys in zip(nodes, outputs, strict=True)
         ], outer
 
-    def windows(self, batches: Iterable[list[DaskBlock]]) -> Iterator[list[list[DaskBlock]]]:
+    def windows(self, batches: Iterable[list[DaskBlock]], workers: int) -> Iterator[list[list[DaskBlock]]]:
         """Batches in windows; all in one where windows would do the same work again and again."""
-        windows = windows_of(batches)
+        windows = windows_of(batches, workers)
         start = list(islice(windows, 2))
         if len(start) == 2 and self._shared(*start) > MAX_SHARED:
             yield [batch for window in chain(start, windows) for batch in window]

@@ -20,8 +20,14 @@ KEYS_PER_PART = 50_000
 """About how many edits a part of the index stage has: 0.1 s of work."""
 
 MAX_PARTS = 64
-PARTS_IN_WINDOW = 16
-"""A bound for the bytes of manifests that are handed out at a time."""
+PARTS_IN_WINDOW = 4
+"""
+Or as many as there are worker threads. It bounds the manifests that are handed out at a time, of which the
+driver, the scheduler and the connections between hold several copies.
+"""
+
+PARTS_OF_ONE_GRAPH = 16
+"""In one graph each part takes all manifests, so parts times batches is the number of edges."""
 
 
 def fresh(name: str) -> str:
@@ -40,20 +46,20 @@ def _checked(call: Callable[..., Any], expected: dict[str, str], *arguments: Any
 
 
 def tree_stages(
-    target: Target, write: Stage, driver_edits: Manifest, base: bytes | None, parts: int | None = None
+    target: Target, write: Stage, driver_edits: Manifest, base: bytes | None, workers: int
 ) -> Stages[bytes]:
     """
     All stages of a build: `write` gives manifests, parts of them are indexed, the root is assembled.
 
     driver_edits  of what the driver saved itself
-    parts         how many the index stage is cut into; by default as many as are worth a task
+    workers       how many threads the index stage is cut for
     """
     manifests: list[Manifest] = yield write
     manifests.append(driver_edits)
     slots = base_slots(target, base)
     count = sum(map(len, manifests))
-    ranges = part_ranges(parts or part_count(count))
-    changed = yield Stage("index", len(ranges), index_windows(target, slots, manifests, ranges))
+    ranges = part_ranges(part_count(count))
+    changed = yield Stage("index", len(ranges), index_windows(target, slots, manifests, ranges, workers))
     root = write_root(target, slots, changed)
     tidy(target.cas)
     return root
@@ -71,13 +77,18 @@ def part_ranges(parts: int) -> list[tuple[int, int]]:
 
 
 def index_windows(
-    target: Target, slots: Sequence[Slot], manifests: Sequence[Manifest], ranges: Sequence[tuple[int, int]]
+    target: Target,
+    slots: Sequence[Slot],
+    manifests: Sequence[Manifest],
+    ranges: Sequence[tuple[int, int]],
+    workers: int,
 ) -> Iterator[Window]:
     """The index stage. Manifests are cut when their window is made, so few of the pieces exist at a time."""
     name = fresh("hamt-index")
-    for start in range(0, len(ranges), PARTS_IN_WINDOW):
+    together = max(PARTS_IN_WINDOW, workers)
+    for start in range(0, len(ranges), together):
         graph: dict[Key, Any] = {}
-        for number, (first, last) in enumerate(ranges[start : start + PARTS_IN_WINDOW], start):
+        for number, (first, last) in enumerate(ranges[start : start + together], start):
             edits = [part for manifest in manifests if len(part := manifest.part(first, last))]
             if edits:
                 key = (name, number)
@@ -96,7 +107,7 @@ def whole_graph(target: Target, write: Stage, driver_edits: Manifest) -> tuple[d
     slots = base_slots(target, None)
     name = fresh("hamt-index")
     parts = []
-    for number, (first, last) in enumerate(part_ranges(min(max(len(results), 1), PARTS_IN_WINDOW))):
+    for number, (first, last) in enumerate(part_ranges(min(max(len(results), 1), PARTS_OF_ONE_GRAPH))):
         key = (name, number)
         manifests = List(*map(TaskRef, results))
         graph[key] = task(key, _index_of_all, target, slots, first, last, [driver_edits], manifests)

@@ -128,7 +128,7 @@ async def to_hamt_async(
 
 def _stages(ds: XarrayObject, target: Target, options: ZarrOptions, workers: int) -> Stages[bytes]:
     write, edits = _plan(ds, target, options, workers)
-    return (yield from tree_stages(target, write, edits, None))
+    return (yield from tree_stages(target, write, edits, None, workers))
 
 
 def _plan(ds: XarrayObject, target: Target, options: ZarrOptions, workers: int) -> tuple[Stage, Manifest]:

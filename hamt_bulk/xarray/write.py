@@ -70,17 +70,18 @@ def _windows(
 ) -> Iterator[Window]:
     if not sources:
         return
-    graphs = BatchGraphs([source.array for source in sources])
+    arrays = [source.array for source in sources]
+    graphs = BatchGraphs(arrays)
     name = fresh("hamt-write")
     number = 0
 
     @lru_cache(64)
     def pickled(used: tuple[int, ...]) -> bytes:
-        arrays: list[zarr.Array[Any]] = [sources[at].target for at in used]
-        data: bytes = cloudpickle.dumps((store, arrays), protocol=5)
+        targets: list[zarr.Array[Any]] = [sources[at].target for at in used]
+        data: bytes = cloudpickle.dumps((store, targets), protocol=5)
         return data
 
-    for window in graphs.windows(batches_of([source.array for source in sources], workers)):
+    for window in graphs.windows(batches_of(arrays, workers), workers):
         subgraphs, graph = graphs.cut(window)
         results: dict[Key, int] = {}
         for batch, subgraph in zip(window, subgraphs, strict=True):

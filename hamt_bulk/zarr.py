@@ -64,6 +64,7 @@ class ZarrHAMTStore(Store):
     supports_writes: bool = False
     supports_deletes: bool = False
     supports_listing: bool = True
+    supports_partial_writes = False  # an abstract property before zarr 3.1.3
 
     def __init__(self, tree: Tree) -> None:
         super().__init__(read_only=True)
@@ -201,6 +202,9 @@ class ZarrHAMTStore(Store):
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         self._check_writable()
+
+    async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, bytes]]) -> None:
+        self._check_writable()  # abstract before zarr 3.1.3
 
     async def delete(self, key: str) -> None:
         self._check_writable()

@@ -25,6 +25,9 @@ from hamt_bulk.progress import BuildProgress, Progress
 
 T = TypeVar("T")
 
+AnyFuture: TypeAlias = "Future[Any]"
+"""In quotes: before 2026 the class takes no parameter."""
+
 Tick: TypeAlias = Callable[[int], None]
 """Called with the units of progress of each task that is finished."""
 
@@ -150,7 +153,7 @@ class ClientRunner:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._futures: dict[Future[Any], int] = {}
+        self._futures: dict[AnyFuture, int] = {}
 
     @property
     def workers(self) -> int:
@@ -175,7 +178,7 @@ class ClientRunner:
         """The results of all windows, as they come. When one fails the others are cancelled."""
         results: list[Any] = []
         running = as_completed(loop=self._client.loop, with_results=True)
-        outstanding: list[set[Future[Any]]] = []
+        outstanding: list[set[AnyFuture]] = []
         more = True
         try:
             while True:
@@ -199,7 +202,7 @@ class ClientRunner:
             if futures:
                 await self._client._cancel(futures, force=True)
 
-    def _submit(self, window: Window) -> set[Future[Any]]:
+    def _submit(self, window: Window) -> set[AnyFuture]:
         keys = list(window.results)
         # A window is as large as it should be; the warning is about arrays that were put into a graph.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):

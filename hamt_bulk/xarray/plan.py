@@ -24,6 +24,9 @@ from hamt_bulk.block import Data
 from hamt_bulk.errors import InvalidInput
 from hamt_bulk.xarray.recording import RecordingStore
 
+ZarrArray: TypeAlias = "zarr.Array[Any]"
+"""In quotes: before zarr 3.1.6 the class takes no parameter."""
+
 XarrayObject: TypeAlias = xr.Dataset | xr.DataArray | xr.DataTree
 
 MAX_EAGER_BYTES = 64 << 20
@@ -51,7 +54,7 @@ class Source:
     """A Dask array, the Zarr array that it goes to, and where in it."""
 
     array: da.Array
-    target: zarr.Array[Any]
+    target: ZarrArray
     region: tuple[slice, ...]
 
 
@@ -67,7 +70,7 @@ class _CapturingWriter:
     save_chunk: SaveChunk
     sources: list[Source] = field(default_factory=list)
 
-    def add(self, source: Any, target: zarr.Array[Any], region: tuple[slice, ...] | None = None) -> None:
+    def add(self, source: Any, target: ZarrArray, region: tuple[slice, ...] | None = None) -> None:
         if is_dask_collection(source):
             self.sources.append(Source(source, target, tuple(region or (slice(None),) * source.ndim)))
             return

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
 import numpy as np
-import zarr
 from dask._task_spec import List, TaskRef
 
 from hamt_bulk.bulk import Target
@@ -18,7 +17,7 @@ from hamt_bulk.dask.parcel import Parcel, SealedParcel
 from hamt_bulk.dask.runner import Stage, Window
 from hamt_bulk.dask.stages import fresh, task
 from hamt_bulk.manifest import TOMBSTONE, Manifest
-from hamt_bulk.xarray.plan import Source
+from hamt_bulk.xarray.plan import Source, ZarrArray
 from hamt_bulk.xarray.recording import RecordingStore
 
 
@@ -77,7 +76,7 @@ def _windows(
 
     @lru_cache(64)
     def pickled(used: tuple[int, ...]) -> bytes:
-        targets: list[zarr.Array[Any]] = [sources[at].target for at in used]
+        targets: list[ZarrArray] = [sources[at].target for at in used]
         data: bytes = cloudpickle.dumps((store, targets), protocol=5)
         return data
 

@@ -25,7 +25,7 @@ MAX_BATCH_BLOCKS = 5_000
 MIN_BATCH_BLOCKS = 500
 """On clusters of many workers batches are smaller, so that a window has one for each; but not below this."""
 
-BATCHES_PER_WORKER = 4
+BATCHES_PER_WORKER = 3
 """How many batches a small build is cut into for each worker thread, so that none waits long at the end."""
 
 SMALL_BATCH_BYTES = 8 << 20

@@ -36,11 +36,6 @@ class Ragged:
         return cls(np.frombuffer(b"".join(rows), np.uint8), offsets_of(lengths))
 
     @classmethod
-    def uniform(cls, rows: Bytes) -> Self:
-        """The column of the rows of a two-dimensional array, all of one length."""
-        return cls(np.ascontiguousarray(rows).reshape(-1), np.arange(len(rows) + 1) * rows.shape[1])
-
-    @classmethod
     def concat(cls, columns: Sequence["Ragged"]) -> Self:
         """The rows of all `columns`, in order."""
         lengths = np.concatenate([np.zeros(0, np.int64), *(column.lengths for column in columns)])

@@ -197,10 +197,7 @@ class _Kept:
                     f"{key.decode()!r} hashes to {digest[:4].tobytes().hex()}… but lies below {path.hex()}: the "
                     "tree was damaged by its writer, or was built with another hash_fn; rebuild it from its entries"
                 )
-        order = row_order(digests)
-        return Manifest(
-            digests[order], Ragged.of(self.keys).take(order), Ragged.of(self.pointers).take(order)
-        )
+        return Manifest.from_columns(digests, self.keys, self.pointers)
 
 
 def _gather(

@@ -225,6 +225,12 @@ def test_workers_that_see_another_folder_are_named_before_any_work(client, tmp_p
         to_hamt(simple(), ElsewhereCAS(tmp_path / "store"))
 
 
+def test_nothing_to_build_is_the_empty_tree_on_a_cluster_too(client, tmp_path):
+    """There is no task to wait for."""
+    assert build_on_dask([], PackCAS(tmp_path)) == build({}, InMemoryCAS())
+    assert build_on_dask([dask.delayed([])], PackCAS(tmp_path)) == build({}, InMemoryCAS())
+
+
 def test_an_error_on_a_worker_is_the_error_that_the_caller_gets(client, tmp_path):
     with pytest.raises(InvalidInput, match="the value of 'k' is a float"):
         build_on_dask([dask.delayed([("k", 1.5)])], PackCAS(tmp_path))

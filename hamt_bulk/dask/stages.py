@@ -89,12 +89,17 @@ def index_windows(
     for start in range(0, len(ranges), together):
         graph: dict[Key, Any] = {}
         for number, (first, last) in enumerate(ranges[start : start + together], start):
-            edits = [part for manifest in manifests if len(part := manifest.part(first, last))]
-            if edits:
+            if edits := _parts(manifests, first, last):
                 key = (name, number)
                 own = [slot if first <= at <= last else {} for at, slot in enumerate(slots)]
                 graph[key] = task(key, index_part, target, own, edits)
-        yield Window(graph, dict.fromkeys(graph, 1))
+        if graph:
+            yield Window(graph, dict.fromkeys(graph, 1))
+
+
+def _parts(manifests: Sequence[Manifest], first: int, last: int) -> list[Manifest]:
+    """What each manifest has for a range of first hash bytes, if it has anything."""
+    return [part for manifest in manifests if len(part := manifest.part(first, last))]
 
 
 def whole_graph(target: Target, write: Stage, driver_edits: Manifest) -> tuple[dict[Key, Any], Key]:
@@ -120,7 +125,7 @@ def whole_graph(target: Target, write: Stage, driver_edits: Manifest) -> tuple[d
 def _index_of_all(
     target: Target, slots: list[Slot], first: int, last: int, own: list[Manifest], manifests: list[Manifest]
 ) -> dict[int, Slot]:
-    edits = [part for manifest in [*own, *manifests] if len(part := manifest.part(first, last))]
+    edits = _parts([*own, *manifests], first, last)
     return index_part(target, slots, edits) if edits else {}
 
 

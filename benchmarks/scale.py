@@ -33,8 +33,8 @@ from hamt_bulk.dask.stages import index_windows, part_count, part_ranges
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import Manifest, blake3_hashfn
 from hamt_bulk.xarray.plan import ZarrOptions, plan
-from hamt_bulk.xarray.recording import RecordingStore
 from hamt_bulk.xarray.write import write_stage
+from hamt_bulk.zarr.recording import RecordingStore
 
 LIMIT = 1.5
 WORKERS = 8

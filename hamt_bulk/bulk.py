@@ -130,10 +130,12 @@ def base_slots(target: Target, base: bytes | None) -> list[Slot]:
     return drive(root_slots(base, target.layout), Reader(target.cas).blocks)
 
 
-def write_root(target: Target, slots: Sequence[Slot], changed: Sequence[dict[int, Slot]]) -> bytes:
-    """The root stage."""
+def write_root(
+    target: Target, base: bytes | None, slots: Sequence[Slot], changed: Sequence[dict[int, Slot]]
+) -> bytes:
+    """The root stage: `base`, which has `slots`, after what the index stage `changed`."""
     together = {number: slot for part in changed for number, slot in part.items()}
     with target.cas.writer() as writer:
-        root = assemble(slots, together, target.layout, writer.save_many)
+        root = assemble(base, slots, together, target.layout, writer.save_many)
         writer.flush()
     return root

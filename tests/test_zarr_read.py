@@ -32,7 +32,8 @@ from hamt_bulk.manifest import TOMBSTONE, Manifest, blake3_hashfn
 from hamt_bulk.nodes import NodeCache, Tree
 from hamt_bulk.reads import drive
 from hamt_bulk.tree import update
-from hamt_bulk.zarr import ZarrHAMTStore, _shared_cache
+from hamt_bulk.zarr import ZarrHAMTStore
+from hamt_bulk.zarr.store import _shared_cache
 
 PROTOTYPE = default_buffer_prototype()
 

@@ -60,7 +60,7 @@ def tree_stages(
     count = sum(map(len, manifests))
     ranges = part_ranges(part_count(count))
     changed = yield Stage("index", len(ranges), index_windows(target, slots, manifests, ranges, workers))
-    root = write_root(target, slots, changed)
+    root = write_root(target, base, slots, changed)
     tidy(target.cas)
     return root
 
@@ -130,6 +130,6 @@ def _index_of_all(
 
 
 def _root_of_all(target: Target, slots: list[Slot], changed: list[dict[int, Slot]]) -> Any:
-    root = write_root(target, slots, changed)
+    root = write_root(target, None, slots, changed)
     tidy(target.cas)
     return to_cid(root)

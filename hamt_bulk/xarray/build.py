@@ -17,8 +17,8 @@ from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import TOMBSTONE, Manifest, blake3_hashfn
 from hamt_bulk.progress import ProgressOption, progress_of
 from hamt_bulk.xarray.plan import XarrayObject, ZarrOptions, plan
-from hamt_bulk.xarray.recording import RecordingStore
 from hamt_bulk.xarray.write import write_stage
+from hamt_bulk.zarr.recording import RecordingStore
 
 
 @overload

@@ -22,7 +22,7 @@ from zarr.storage import MemoryStore
 
 from hamt_bulk.block import Data
 from hamt_bulk.errors import InvalidInput
-from hamt_bulk.xarray.recording import RecordingStore
+from hamt_bulk.zarr.recording import RecordingStore
 
 ZarrArray: TypeAlias = "zarr.Array[Any]"
 """In quotes: before zarr 3.1.6 the class takes no parameter."""

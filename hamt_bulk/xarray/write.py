@@ -18,7 +18,7 @@ from hamt_bulk.dask.runner import Stage, Window
 from hamt_bulk.dask.stages import fresh, task
 from hamt_bulk.manifest import TOMBSTONE, Manifest
 from hamt_bulk.xarray.plan import Source, ZarrArray
-from hamt_bulk.xarray.recording import RecordingStore
+from hamt_bulk.zarr.recording import RecordingStore
 
 
 class Step(NamedTuple):

@@ -7,7 +7,6 @@ missing, damaged or out of reach raises an error that is neither, and it comes o
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Generator, Iterable
 from functools import lru_cache
 from os import PathLike
@@ -24,26 +23,14 @@ from hamt_bulk.errors import InvalidInput, ReadOnly
 from hamt_bulk.layout import PyHamt
 from hamt_bulk.manifest import HashFn
 from hamt_bulk.nodes import CACHE_BYTES, NodeCache, Tree
+from hamt_bulk.zarr.folders import Folders
+from hamt_bulk.zarr.keys import folder_start
 
 SIZES_AT_ONCE = 256
 """How many values `getsize_prefix` asks the sizes of in one request."""
 
-FOLDER_NAMES = 100_000
-"""How many names a listing remembers for the next one. A hierarchy with more is walked each time."""
-
 SHARED_CACHES = 4
 """How many caches of stores that came from pickles a process keeps, for the next task with one of these."""
-
-METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-"""The last parts of keys that hold metadata, in both Zarr formats."""
-
-_CHUNK = re.compile(r"(?:^|/)(?:c(?:/\d+)+|\d+(?:[./]\d+)*)$")
-"""The end of a chunk's key, in any of zarr's encodings."""
-
-
-def is_metadata(key: str) -> bool:
-    """Whether `key` names a metadata document rather than a chunk."""
-    return key.rpartition("/")[2] in METADATA_NAMES
 
 
 class StoreIsReadOnly(ReadOnly, ValueError, NotImplementedError):
@@ -69,7 +56,7 @@ class ZarrHAMTStore(Store):
     def __init__(self, tree: Tree) -> None:
         super().__init__(read_only=True)
         self._tree = tree
-        self._folders: _Folders | None = None
+        self._folders: Folders | None = None
 
     @classmethod
     def open(  # type: ignore[override]  # zarr's is to be awaited, and this one may be
@@ -139,7 +126,7 @@ class ZarrHAMTStore(Store):
 
     async def getsize_prefix(self, prefix: str) -> int:
         """The bytes of all values in the folder `prefix`."""
-        start = _folder(prefix)
+        start = folder_start(prefix)
         total, waiting = 0, list[bytes]()
         async for key, pointer in self._tree.entries_async():
             if key.startswith(start):
@@ -165,12 +152,12 @@ class ZarrHAMTStore(Store):
         A tree places keys by their hash, so this walks all of it. The first walk remembers what lies in
         which folder, chunks left out, and zarr's descent through a hierarchy costs one walk, not one a group.
         """
-        start = _folder(prefix.rstrip("/"))
+        start = folder_start(prefix.rstrip("/"))
         if self._folders is not None and (known := self._folders.names(start[:-1])) is not None:
             for name in known:
                 yield name
             return
-        folders, seen = _Folders(), set[str]()
+        folders, seen = Folders(), set[str]()
         async for key in self.list():
             folders.add(key)
             if key.startswith(start) and key != start:
@@ -181,7 +168,7 @@ class ZarrHAMTStore(Store):
         self._folders = folders
 
     async def is_empty(self, prefix: str) -> bool:
-        start = _folder(prefix)
+        start = folder_start(prefix)
         async for key in self.list():
             if key.startswith(start):
                 return False
@@ -244,11 +231,6 @@ class ZarrHAMTStore(Store):
 _INSTEAD = "A root never changes: hamt_bulk.xarray.to_hamt makes a new one"
 
 
-def _folder(prefix: str) -> str:
-    """What the keys in the folder `prefix` start with."""
-    return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
-
-
 def _reopen(
     cls: type[ZarrHAMTStore],
     root: bytes,
@@ -273,38 +255,3 @@ def _shared_cache(cas: tuple[str, str], max_bytes: int) -> NodeCache:
     One for all roots of a CAS: nodes are named by their content, and successive roots share most of them.
     """
     return NodeCache(max_bytes)
-
-
-class _Folders:
-    """What lies in the folders of a hierarchy, but for those of arrays, whose chunks would fill it."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, dict[str, None]] = {"": {}}
-        self._arrays: set[str] = set()
-        self._left = FOLDER_NAMES
-
-    def add(self, key: str) -> None:
-        if self._left <= 0:
-            return
-        if chunk := _CHUNK.search(key):
-            key = key[: chunk.start()]
-            if key in self._arrays:
-                return
-            self._arrays.add(key)
-        elif "" in key.split("/"):
-            self._left = 0  # folders without a name: no hierarchy of zarr's
-        while key:
-            parent, _, name = key.rpartition("/")
-            names = self._names.setdefault(parent, {})
-            if name in names:
-                return  # and so are all folders above
-            names[name] = None
-            self._left -= 1
-            key = parent
-
-    def names(self, folder: str) -> Iterable[str] | None:
-        """What lies in `folder`, or `None` when that was not remembered."""
-        if self._left <= 0:
-            return None
-        inside = [folder[:at] for at, char in enumerate(folder) if char == "/"] + [folder, ""]
-        return None if self._arrays.intersection(inside) else self._names.get(folder, {})

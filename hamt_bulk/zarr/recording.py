@@ -7,7 +7,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from hamt_bulk.block import Data
-from hamt_bulk.zarr import is_metadata
+from hamt_bulk.zarr.keys import is_metadata
 
 
 class _Record(dict[str, Buffer]):

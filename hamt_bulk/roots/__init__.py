@@ -1,0 +1,1 @@
+"""Roots as values: compare, change and copy trees without a handle."""

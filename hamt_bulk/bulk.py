@@ -10,9 +10,9 @@ returns its root.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from multiformats import CID
 
@@ -24,6 +24,8 @@ from hamt_bulk.layout import BUCKET_SIZE, PyHamt, Slot
 from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, blake3_hashfn, encode_key, merge
 from hamt_bulk.reads import drive
 from hamt_bulk.tree import assemble, root_slots, update, update_slots
+
+T = TypeVar("T")
 
 Value: TypeAlias = "bytes | bytearray | memoryview | CID | None"
 """Bytes to save, the CID of a value that is saved already, or `None` to delete the key."""
@@ -81,14 +83,19 @@ def tidy(cas: ContentAddressedStore) -> None:
         warnings.warn(f"the build is complete, but its store was not tidied up: {error}", stacklevel=2)
 
 
-def save_values(items: Items, writer: Writer) -> Iterable[tuple[str, bytes]]:
-    """The key and the CID of each item, its value saved."""
-    pairs = items.items() if isinstance(items, Mapping) else items
-    for pair in pairs:
+def pairs_of(items: Mapping[str, T] | Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
+    """The (key, value) pairs of a mapping or an iterable. Raises `InvalidInput` for other things."""
+    for pair in items.items() if isinstance(items, Mapping) else items:
         try:
             key, value = pair
         except (TypeError, ValueError):
             raise InvalidInput(f"items must be (key, value) pairs, found {_shown(pair)}") from None
+        yield key, value
+
+
+def save_values(items: Items, writer: Writer) -> Iterable[tuple[str, bytes]]:
+    """The key and the CID of each item, its value saved."""
+    for key, value in pairs_of(items):
         encode_key(key)
         if isinstance(value, (bytes, bytearray, memoryview)):
             yield key, writer.save(value)
@@ -127,7 +134,7 @@ def index_part(target: Target, slots: Sequence[Slot], edits: Sequence[Manifest])
 
 def base_slots(target: Target, base: bytes | None) -> list[Slot]:
     """The 256 slots of the root that is to be changed."""
-    return drive(root_slots(base, target.layout), Reader(target.cas).blocks)
+    return drive(root_slots(base, target.layout, target.hash_fn), Reader(target.cas).blocks)
 
 
 def write_root(

@@ -10,10 +10,10 @@ What can be said of one node without fetching another: how py-hamt 3 encodes it.
 Source: py-hamt 3.6, `hamt.py` (`Node.serialize`); dag-cbor's specification for the order in maps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import libipld
 import numpy as np
@@ -49,9 +49,9 @@ class Pieces:
     entries  int64: how many `rows` belong here; 0 for a link, which has one
     rows     int64: numbers of rows of `keys` and `pointers`, in any order within a piece; from
              `len(keys)` on, those of `children`
-    keys     the keys; an empty row for a link
-    pointers the CIDs of values, and of child nodes that are carried along
-    children the CIDs of child nodes that are new
+    keys     the keys
+    pointers the CIDs of values
+    children the CIDs of child nodes
     """
 
     node: Ints
@@ -107,7 +107,9 @@ class PyHamt:
         # An empty slot is one byte, and the buffer starts out as nothing but empty slots.
         extra = np.bincount(pieces.node, piece_extra, count).astype(np.int64)
         starts = offsets_of(len(HEAD) + WIDTH + extra)
-        _refuse_oversized(starts, pieces.keys)
+        largest = int(np.diff(starts).max(initial=0))
+        if largest > MAX_BLOCK_BYTES:
+            _refuse_oversized(largest, pieces.keys)
         data = np.full(starts[-1], EMPTY, np.uint8)
         fill_rows(data, starts[:-1], HEAD)
         # Before a piece lie the heads and empty slots of its node, and all rows of the pieces before it.
@@ -138,23 +140,13 @@ class PyHamt:
 
     def encode_slots(self, slots: Sequence[Slot]) -> Block:
         """The block of one node."""
-        keys: list[bytes] = []
-        pointers: list[bytes] = []
-        used = [(number, slot) for number, slot in enumerate(slots) if slot]
-        for _, slot in used:
-            if isinstance(slot, bytes):
-                keys.append(b"")
-                pointers.append(slot)
-            else:
-                keys += (key.encode() for key in slot)
-                pointers += slot.values()
-        numbers = np.array([number for number, _ in used], np.int64)
-        entries = np.array([0 if isinstance(slot, bytes) else len(slot) for _, slot in used], np.int64)
-        columns = Ragged.of(keys), Ragged.of(pointers), Ragged.of([])
-        [block] = self.encode(
-            1, Pieces(np.zeros_like(numbers), numbers, entries, np.arange(len(keys)), *columns)
-        )
-        return block
+        # libipld tags bytes that are a CID, and in a node all are.
+        data = libipld.encode_dag_cbor([[slot] if isinstance(slot, bytes) else slot for slot in slots])
+        if len(data) > MAX_BLOCK_BYTES:
+            _refuse_oversized(
+                len(data), [key.encode() for slot in slots if isinstance(slot, dict) for key in slot]
+            )
+        return Block(self.identify(data), data)
 
     def decode(self, cid: bytes, data: Data | list[Slot]) -> list[Slot]:
         """
@@ -212,14 +204,12 @@ def _what(node: object) -> str:
             return f"a {type(node).__name__}"
 
 
-def _refuse_oversized(starts: Ints, keys: Ragged) -> None:
-    largest = np.diff(starts).max(initial=0)
-    if largest > MAX_BLOCK_BYTES:
-        longest = int(keys.lengths.argmax())
-        raise InvalidInput(
-            f"a node of {largest} bytes, at most {MAX_BLOCK_BYTES} travel as one block on IPFS: the keys are too "
-            f"long, the longest has {keys.lengths[longest]} bytes: {keys[longest][:60]!r}…"
-        )
+def _refuse_oversized(size: int, keys: Iterable[bytes]) -> NoReturn:
+    longest = max(keys, key=len)
+    raise InvalidInput(
+        f"a node of {size} bytes, at most {MAX_BLOCK_BYTES} travel as one block on IPFS: the keys are too "
+        f"long, the longest has {len(longest)} bytes: {longest[:60]!r}…"
+    )
 
 
 def _in_map_order(pieces: Pieces, rows_of_piece: Ints) -> Ints:

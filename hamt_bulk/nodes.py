@@ -23,7 +23,7 @@ from hamt_bulk.errors import BlockNotFound, MalformedNode
 from hamt_bulk.layout import Bucket, PyHamt, Slot
 from hamt_bulk.manifest import HashFn, blake3_hashfn, encode_key
 from hamt_bulk.reads import drive, drive_async
-from hamt_bulk.tree import Found, entries, lookup
+from hamt_bulk.tree import Found, entries, lookup, root_slots
 
 CACHE_BYTES = 64 << 20
 """Memory for decoded nodes, unless the caller says otherwise: that of some thousand."""
@@ -98,6 +98,18 @@ class NodeCache:
                     nodes[cid] = node
         return [nodes[cid] for cid in cids]
 
+    def put(self, cid: bytes, node: Node) -> None:
+        """Keeps a node that need not be loaded."""
+        with self._lock:
+            if cid not in self._nodes:
+                self._keep(cid, node, False)
+
+    def clear(self) -> None:
+        """Lets go of all nodes."""
+        with self._lock:
+            self._nodes.clear()
+            self.nbytes = 0
+
     def _claim(self, cids: Sequence[bytes], nodes: _Nodes) -> tuple[_Claims, _Claims]:
         """What the caller has to load, and what others are loading. What is here goes to `nodes`."""
         mine: _Claims = {}
@@ -110,7 +122,7 @@ class NodeCache:
                 elif future := self._loading.get(cid):
                     others[cid] = future
                 else:
-                    mine[cid] = self._loading[cid] = _running()
+                    mine[cid] = self._loading[cid] = running()
         return mine, others
 
     def _fill(self, mine: _Claims, load: Load, scan: bool) -> _Nodes:
@@ -128,7 +140,7 @@ class NodeCache:
 
     def _start(self, mine: _Claims, load: Load, scan: bool) -> Future[_Nodes]:
         """`_fill` in a thread. Cancelling what this returns does not stop it."""
-        outcome: Future[_Nodes] = _running()
+        outcome: Future[_Nodes] = running()
 
         def run() -> None:
             try:
@@ -194,13 +206,35 @@ class Tree(Reader):
         self.hash_fn = hash_fn
         self.cache = NodeCache() if cache is None else cache
 
+    def at(self, root: bytes) -> "Tree":
+        """The tree of another root of the same store, with the same cache."""
+        return Tree(root, self.cas, self.layout, self.hash_fn, self.cache)
+
+    async def open_async(self) -> None:
+        """Loads the root. Raises when it is not there, or is the root of something else."""
+
+        async def load(cids: Sequence[bytes]) -> Sequence[Data]:
+            return cast(Sequence[Data], await self._nodes_async(cids))
+
+        await drive_async(root_slots(self.root, self.layout, self.hash_fn), load)
+
+    def nodes(self, cids: Sequence[bytes]) -> Sequence[Data]:
+        """The nodes of these names, decoded, which `layout.decode` lets pass."""
+        return cast(Sequence[Data], self.cache.get(cids, self._load))
+
+    async def _nodes_async(self, cids: Sequence[bytes], scan: bool = False) -> list[Node]:
+        # A thread would cost several times what a store in memory takes.
+        if self.cas.in_memory:
+            return self.cache.get(cids, self._load, scan=scan)
+        return await self.cache.get_async(cids, self._load, scan=scan)
+
     def pointer(self, key: str) -> bytes | None:
         """The CID of the value under `key`. `None` only when the tree is sound and has no such key."""
         path: list[Node] = []
 
         def load(cids: Sequence[bytes]) -> Sequence[Data]:
             path.extend(self.cache.get(cids, self._load))
-            return cast(Sequence[Data], path[-1:])  # `layout.decode` lets decoded nodes pass
+            return cast(Sequence[Data], path[-1:])
 
         found = drive(lookup(self.root, key, self.layout, self.hash_fn), load)
         if found is None:
@@ -212,7 +246,7 @@ class Tree(Reader):
         path: list[Node] = []
 
         async def load(cids: Sequence[bytes]) -> Sequence[Data]:
-            path.extend(await self.cache.get_async(cids, self._load))
+            path.extend(await self._nodes_async(cids))
             return cast(Sequence[Data], path[-1:])
 
         found = await drive_async(lookup(self.root, key, self.layout, self.hash_fn), load)
@@ -239,7 +273,7 @@ class Tree(Reader):
                 for entry in step:
                     yield entry
             else:
-                sent = cast(Sequence[Data], await self.cache.get_async(step, self._load, scan=True))
+                sent = cast(Sequence[Data], await self._nodes_async(step, scan=True))
 
     def _load(self, cids: Sequence[bytes]) -> list[Node]:
         try:
@@ -274,7 +308,7 @@ def _next_step(walk: _Walk, sent: Sequence[Data] | None) -> "list[bytes] | Found
         return None
 
 
-def _running() -> Future[Any]:
+def running() -> Future[Any]:
     """A future that whoever waits for it cannot cancel."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()

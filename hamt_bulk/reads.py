@@ -48,3 +48,25 @@ async def drive_async(reads: Reads[T], load: Callable[[Sequence[bytes]], Awaitab
                 answer: T = done.value
                 return answer
             advance = partial(reads.send, await load(cids))
+
+
+def side_by_side(traversals: Sequence[Reads[T]]) -> Reads[list[T]]:
+    """The answers of all `traversals`, which go on together: one request for what they ask for at a time."""
+    answers: dict[int, T] = {}
+    asking: dict[int, Sequence[bytes]] = {}
+
+    def advance(number: int, call: Callable[[], Sequence[bytes]]) -> None:
+        try:
+            asking[number] = call()
+        except StopIteration as done:
+            asking.pop(number, None)
+            answers[number] = done.value
+
+    for number, reads in enumerate(traversals):
+        advance(number, partial(next, reads))
+    while asking:
+        cids = list(dict.fromkeys(cid for wanted in asking.values() for cid in wanted))
+        blocks = dict(zip(cids, (yield cids), strict=True))
+        for number, wanted in list(asking.items()):
+            advance(number, partial(traversals[number].send, [blocks[cid] for cid in wanted]))
+    return [answers[number] for number in range(len(traversals))]

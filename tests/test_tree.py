@@ -28,8 +28,12 @@ class Blocks(dict[bytes, bytes]):
         return [self[cid] for cid in cids]
 
     def update_root(self, root, changes, layout, hash_fn) -> bytes:
+        """As with a writer that is flushed at the end: an update never reads what it has emitted."""
         edits = Manifest.of(((key, pointer(value)) for key, value in changes.items()), hash_fn)
-        return drive(update(root, edits, layout, self.emit, hash_fn), self.load)
+        emitted: list[Block] = []
+        new = drive(update(root, edits, layout, emitted.extend, hash_fn), self.load)
+        self.emit(emitted)
+        return new
 
     def items(self, root, layout) -> dict[str, bytes]:
         found: dict[str, bytes] = {}

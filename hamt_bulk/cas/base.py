@@ -39,6 +39,9 @@ from hamt_bulk.reads import drive
 __all__ = ["CodecInput", "ContentAddressedStore", "LocalCAS", "Receipt", "Writer", "blocks_of"]
 
 
+MAX_INLINE_BYTES = 64 << 10
+"""Up to here a value that is in memory is hashed where it is asked for: a thread would cost more."""
+
 _GROUP = 1024  # blocks that wait for one another where a store takes them one by one
 
 
@@ -57,6 +60,9 @@ class ContentAddressedStore(ABC):
 
     verifies = False
     """Whether `load` compares every block with its CID. Readers hash what other stores give them."""
+
+    in_memory = False
+    """Whether a block is there without waiting, so that nobody needs a thread for it."""
 
     @abstractmethod
     async def save(self, data: bytes, codec: CodecInput) -> CID:
@@ -149,12 +155,7 @@ class _SavingWriter(Writer):
     def _put(self, values: Sequence[tuple[bytes, Data, CodecInput]]) -> None:
         answers = run_sync(gather(partial(self._cas.save, bytes(data), codec) for _, data, codec in values))
         for (cid, data, _), answer in zip(values, answers, strict=True):
-            if (answered := to_bytes(answer)) != cid:
-                raise BlockMismatch(
-                    f"{type(self._cas).__name__}.save answered {text(answered)}, expected {text(cid)}: give "
-                    f"its hasher (here {self.hasher!r}) as the attribute `hasher`, and split raw values "
-                    "at 1 MiB"
-                )
+            refuse_other_answer(self._cas, to_bytes(answer), cid)
             self._saved[cid] = len(data)
 
     def flush(self) -> Receipt:
@@ -164,6 +165,15 @@ class _SavingWriter(Writer):
 
     def close(self) -> None:
         self._saved = {}
+
+
+def refuse_other_answer(cas: ContentAddressedStore, answer: bytes, expected: bytes) -> None:
+    """Raises `BlockMismatch` when `save` of a store answered another CID than the value has."""
+    if answer != expected:
+        raise BlockMismatch(
+            f"{type(cas).__name__}.save answered {text(answer)}, expected {text(expected)}: give "
+            f"its hasher (here {cas.hasher!r}) as the attribute `hasher`, and split raw values at 1 MiB"
+        )
 
 
 def _codec_of(cid: bytes) -> CodecInput:
@@ -185,6 +195,16 @@ def _bounds(start: int, stop: int | None) -> tuple[int, int | None]:
     """The bounds of a range, whose end is not before its start."""
     start, stop = _count("start", start), None if stop is None else _count("stop", stop)
     return start, None if stop is None else max(start, stop)
+
+
+def range_of(offset: int | None, length: int | None, suffix: int | None) -> tuple[int, int | None]:
+    """The bounds of a range; where `suffix` is given the whole. Raises `InvalidInput` for what is none."""
+    if suffix is not None:
+        if offset is not None or length is not None:
+            raise InvalidInput("suffix goes without offset and length")
+        _count("suffix", suffix)
+    start = 0 if offset is None else _count("offset", offset)
+    return start, None if length is None else start + _count("length", length)
 
 
 def _count(name: str, value: int) -> int:
@@ -257,7 +277,13 @@ class LocalCAS(ContentAddressedStore):
         return [drive(unixfs.size(cid), self.load_blocks) if cid in files else next(whole) for cid in names]
 
     async def save(self, data: bytes, codec: CodecInput) -> CID:
-        return to_cid(await asyncio.to_thread(self._implicit_writer().save, data, codec))
+        return to_cid(await self.save_value(data, codec))
+
+    async def save_value(self, data: Data, codec: CodecInput) -> bytes:
+        """As `save`, with the CID's bytes, which cost much less to make."""
+        if self.in_memory and len(data) <= MAX_INLINE_BYTES:
+            return self._implicit_writer().save(data, codec)
+        return await asyncio.to_thread(self._implicit_writer().save, data, codec)
 
     async def load(
         self, id: AnyCID, offset: int | None = None, length: int | None = None, suffix: int | None = None
@@ -265,13 +291,10 @@ class LocalCAS(ContentAddressedStore):
         return await asyncio.to_thread(self._load, id, offset, length, suffix)
 
     def _load(self, id: AnyCID, offset: int | None, length: int | None, suffix: int | None) -> bytes:
+        start, stop = range_of(offset, length, suffix)
         if suffix is not None:
-            if offset is not None or length is not None:
-                raise InvalidInput("suffix goes without offset and length")
-            start = max(self.size_many([id])[0] - _count("suffix", suffix), 0)
-            return self.load_range(id, start, None)
-        start = 0 if offset is None else _count("offset", offset)
-        return self.load_range(id, start, None if length is None else start + _count("length", length))
+            start = max(self.size_many([id])[0] - suffix, 0)
+        return self.load_range(id, start, stop)
 
     @abstractmethod
     def _implicit_writer(self) -> Writer:

@@ -7,8 +7,8 @@ from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
-from hamt_bulk.block import Block, Data, Hasher, text
-from hamt_bulk.cas.base import LocalCAS, Receipt, Writer
+from hamt_bulk.block import DAG_PB, AnyCID, Block, Data, Hasher, parse, text, to_bytes
+from hamt_bulk.cas.base import MAX_INLINE_BYTES, LocalCAS, Receipt, Writer
 from hamt_bulk.cas.writer import as_bytes
 from hamt_bulk.errors import BlockNotFound, NotPortable
 
@@ -21,6 +21,8 @@ class InMemoryCAS(LocalCAS):
     and refuses to be unpickled in another.
     """
 
+    in_memory = True
+
     def __init__(self, hasher: Hasher = "blake3") -> None:
         super().__init__(hasher)
         self.blocks: dict[bytes, bytes] = {}
@@ -28,6 +30,14 @@ class InMemoryCAS(LocalCAS):
         self._lock = Lock()
         self._token = uuid.uuid4().hex
         _living[self._token] = self
+
+    async def load(
+        self, id: AnyCID, offset: int | None = None, length: int | None = None, suffix: int | None = None
+    ) -> bytes:
+        cid = to_bytes(id)
+        if len(self.blocks.get(cid, b"")) > MAX_INLINE_BYTES or parse(cid).codec == DAG_PB:
+            return await super().load(id, offset, length, suffix)
+        return self._load(cid, offset, length, suffix)
 
     def read_blocks(self, cids: Sequence[bytes]) -> list[Data]:
         try:

@@ -10,7 +10,15 @@ from multiformats import CID
 
 from hamt_bulk import unixfs
 from hamt_bulk.block import DAG_PB, HASH_CODES, AnyCID, Data, parse, text, to_bytes, verify
-from hamt_bulk.cas.base import CodecInput, ContentAddressedStore, Receipt, Writer
+from hamt_bulk.cas.base import (
+    CodecInput,
+    ContentAddressedStore,
+    LocalCAS,
+    Receipt,
+    Writer,
+    blocks_of,
+    refuse_other_answer,
+)
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, HamtError, InvalidInput
 
 
@@ -36,6 +44,15 @@ def translated(cas: ContentAddressedStore, cids: Sequence[bytes]) -> Iterator[No
         what = text(cids[0]) + (f" or one of {len(cids) - 1} others" if len(cids) > 1 else "")
         name = type(cas.inner if isinstance(cas, VerifyingCAS) else cas).__name__
         raise kind(f"{name} could not load {what}: {type(error).__name__}: {error}") from error
+
+
+async def save_value(cas: ContentAddressedStore, data: Data, codec: CodecInput = "raw") -> bytes:
+    """The CID of `data`, which is now in `cas`. Raises `BlockMismatch` when the store answers another one."""
+    if isinstance(cas, LocalCAS):
+        return await cas.save_value(data, codec)
+    expected, _ = await asyncio.to_thread(blocks_of, data, codec, cas.hasher)
+    refuse_other_answer(cas, to_bytes(await cas.save(bytes(data), codec)), expected)
+    return expected
 
 
 def configuration(cas: ContentAddressedStore) -> tuple[str, str]:

@@ -6,7 +6,7 @@ The tree, without I/O: look up, list, build, edit and compare.
 
 So the root is a function of the entries alone. A build and an edit are one function: on an empty slot
 `update_slots` builds, on a stored one it edits. What no edit touches is carried along unread, with the
-one exception in `shape.settle`.
+one exception in `edit._collapsed`.
 """
 
 from hamt_bulk.tree.edit import EMPTY_ROOT, Emit, assemble, root_slots, update, update_slots

@@ -1,18 +1,22 @@
-"""Building and editing."""
+"""Building and editing: down along the edits, then up again from the slots that they change."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from hamt_bulk.block import Block
 from hamt_bulk.errors import DepthExceeded
-from hamt_bulk.layout import WIDTH, PyHamt, Slot
-from hamt_bulk.manifest import HashFn, Manifest, blake3_hashfn, override
-from hamt_bulk.reads import Reads
-from hamt_bulk.tree.items import Carried, Items, Touched, first_entry, refuse_misplaced
-from hamt_bulk.tree.shape import Emit, encode, settle
+from hamt_bulk.layout import WIDTH, Bucket, PyHamt, Slot
+from hamt_bulk.manifest import HashFn, Manifest, blake3_hashfn, digests_of, override
+from hamt_bulk.ragged import Ints
+from hamt_bulk.reads import Reads, side_by_side
+from hamt_bulk.tree.build import Emit, build_slots
+from hamt_bulk.tree.guards import refuse_misplaced, refuse_other_root, sample
 
 __all__ = ["EMPTY_ROOT", "Emit", "assemble", "root_slots", "update", "update_slots"]
+
+MAX_DEPTH = 64
+"""No hash in use has more bytes, and each byte is a level."""
 
 EMPTY_ROOT: list[Slot] = [{} for _ in range(WIDTH)]
 
@@ -25,18 +29,19 @@ def update(
 
     Nothing is emitted when the edits change nothing.
     """
-    slots = yield from root_slots(root, layout)
+    slots = yield from root_slots(root, layout, hash_fn)
     changed = yield from update_slots(slots, edits, layout, emit, hash_fn)
     return assemble(root, slots, changed, layout, emit)
 
 
-def root_slots(root: bytes | None, layout: PyHamt) -> Reads[list[Slot]]:
-    """The 256 slots of a root. `None` is the empty tree."""
+def root_slots(root: bytes | None, layout: PyHamt, hash_fn: HashFn) -> Reads[list[Slot]]:
+    """The 256 slots of a root that is to be changed. `None` is the empty tree."""
     if root is None:
         return EMPTY_ROOT
     [data] = yield [root]
     slots = layout.decode(root, data)
     layout.refuse_larger_buckets(root, slots)
+    refuse_other_root(root, slots, hash_fn)
     return slots
 
 
@@ -62,81 +67,170 @@ def update_slots(
 
     Slots share nothing, so edits may be cut by first hash byte and given to as many calls.
     """
-    items, known = yield from _gather(slots, edits, layout, hash_fn)
-
-    def emit_new(blocks: list[Block]) -> None:
-        new = [block for block in blocks if block.cid not in known] if known else blocks
-        if new:
-            emit(new)
-
-    while True:
-        levels, underfull = settle(items, layout.max_bucket_size)
-        if not underfull:
-            break
-        known.update(items.pointers[row] for row in underfull)
-        items = yield from _expand(items, underfull, layout)
-    changed: dict[int, Slot] = {
-        int(number): {} for number in np.flatnonzero(np.bincount(edits.digests[:, 0]))
-    }
-    changed.update(encode(items, levels, layout, emit_new))
-    return changed
+    path = yield from _descend(slots, edits, layout, hash_fn)
+    new: dict[bytes, Slot] = {}
+    for depth, buckets in path.buckets.items():
+        entries = buckets.after(edits.take(np.flatnonzero(path.depths == depth)), hash_fn)
+        new |= build_slots(entries, depth, layout, emit)
+    for level in reversed(path.levels):
+        yield from _ascend(level, new, layout, emit)
+    numbers = np.flatnonzero(np.bincount(edits.digests[:, 0]))
+    return {int(number): new.get(bytes((number,)), {}) for number in numbers}
 
 
-def _gather(
-    slots: Sequence[Slot], edits: Manifest, layout: PyHamt, hash_fn: HashFn
-) -> Reads[tuple[Items, set[bytes]]]:
-    """Everything below the slots that `edits` touch, after the edits; and the CIDs that were read."""
-    before, carried = Touched(), Carried()
-    known: set[bytes] = set()
+@dataclass(slots=True)
+class _Node:
+    """A stored node that edits go through: the path to it, and the numbers of the slots they go to."""
+
+    cid: bytes
+    path: bytes
+    slots: list[Slot]
+    touched: list[int]
+
+
+@dataclass(slots=True)
+class _Buckets:
+    """The entries of buckets of one depth that edits go to, and the paths to the buckets."""
+
+    keys: list[bytes] = field(default_factory=list)
+    pointers: list[bytes] = field(default_factory=list)
+    paths: list[bytes] = field(default_factory=list)
+
+    def add(self, bucket: Bucket, path: bytes) -> None:
+        self.keys += (key.encode() for key in bucket)
+        self.pointers += bucket.values()
+        self.paths += [path] * len(bucket)
+
+    def after(self, edits: Manifest, hash_fn: HashFn) -> Manifest:
+        """The entries after `edits`. Raises `MalformedNode` when one was not where its hash says."""
+        if self.keys:
+            digests = digests_of(self.keys, hash_fn)
+            for key, path, digest in zip(self.keys, self.paths, digests, strict=True):
+                refuse_misplaced(key, path, digest.tobytes())
+            edits = override(Manifest.from_columns(digests, self.keys, self.pointers), edits)
+        return edits.without_tombstones()
+
+
+@dataclass(slots=True)
+class _Paths:
+    """
+    Where edits lead to.
+
+    levels   the nodes they go through below the root, by depth
+    buckets  the buckets they end in, by depth; absent ones are empty
+    depths   int64: the depth of the bucket that each edit ends in
+    """
+
+    levels: list[list[_Node]]
+    buckets: dict[int, _Buckets]
+    depths: Ints
+
+
+def _descend(slots: Sequence[Slot], edits: Manifest, layout: PyHamt, hash_fn: HashFn) -> Reads[_Paths]:
+    """The way of all edits through the tree, a level at a time."""
+    count, width = edits.digests.shape
+    found = _Paths([], {}, np.zeros(count, np.int64))
     # Each is a node to read, the path to it and the rows of the edits that go there.
-    touched: list[tuple[bytes, bytes, int, int]] = []
+    waiting: list[tuple[bytes, bytes, int, int]] = []
 
-    def visit(slots: Sequence[Slot], path: bytes, start: int, stop: int) -> None:
+    def visit(slots: Sequence[Slot], path: bytes, start: int, stop: int) -> list[int]:
         depth = len(path)
-        if depth == edits.digests.shape[1]:
+        if depth == width:
             raise DepthExceeded(f"the tree goes on below the whole hash {path.hex()}")
-        if sample := first_entry(slots):
-            # One of each node: entries that are carried along are not hashed.
-            refuse_misplaced(sample[1], path + bytes((sample[0],)), hash_fn(sample[1]))
-        bounds = (start + np.searchsorted(edits.digests[start:stop, depth], np.arange(WIDTH + 1))).tolist()
-        for number, slot in enumerate(slots):
-            edited = bounds[number] < bounds[number + 1]
-            # Below the root only what is edited is looked at; a node that was read is written anew.
-            if not slot or not (edited or depth):
+        for number, key in sample(slots, 1):
+            # One of each node, since what no edit goes to is not hashed.
+            refuse_misplaced(key, path + bytes((number,)), hash_fn(key))
+        column = edits.digests[start:stop, depth]
+        bounds = [0, *(np.flatnonzero(column[1:] != column[:-1]) + 1).tolist(), stop - start]
+        numbers: list[int] = column[bounds[:-1]].tolist()
+        for number, first, last in zip(numbers, bounds, bounds[1:], strict=False):
+            slot, below = slots[number], path + bytes((number,))
+            if isinstance(slot, bytes):
+                waiting.append((slot, below, start + first, start + last))
                 continue
-            below = path + bytes((number,))
-            if not edited:
-                carried.add(slot, below)
-            elif isinstance(slot, dict):
-                before.add(slot, below)
-            else:
-                touched.append((slot, below, bounds[number], bounds[number + 1]))
-
-    visit(slots, b"", 0, len(edits))
-    while touched:
-        level, touched = touched, []
-        blocks = yield [cid for cid, *_ in level]
-        for (cid, path, start, stop), data in zip(level, blocks, strict=True):
-            node = layout.decode(cid, data)
-            layout.refuse_larger_buckets(cid, node)
-            known.add(cid)
-            visit(node, path, start, stop)
-    entries = before.manifest(hash_fn, edits.digests.shape[1])
-    after = override(entries, edits) if len(entries) else edits
-    return Items.of(after.without_tombstones(), carried), known
-
-
-def _expand(items: Items, rows: list[int], layout: PyHamt) -> Reads[Items]:
-    """`items` with the links of these rows replaced by what is in their nodes."""
-    carried = Carried()
-    cids = [items.pointers[row] for row in rows]
-    blocks = yield cids
-    for row, cid, data in zip(rows, cids, blocks, strict=True):
-        path = items.digests[row, : items.depths[row]].tobytes()
-        node = layout.decode(cid, data)
-        layout.refuse_larger_buckets(cid, node)
-        for number, slot in enumerate(node):
+            found.depths[start + first : start + last] = depth + 1
+            buckets = found.buckets.setdefault(depth + 1, _Buckets())
             if slot:
-                carried.add(slot, path + bytes((number,)))
-    rest = items.take(np.setdiff1d(np.arange(len(items.keys)), rows))
-    return rest.joined(carried.items(items.digests.shape[1])) if carried.paths else rest
+                buckets.add(slot, below)
+        return numbers
+
+    if count:
+        visit(slots, b"", 0, count)
+    while waiting:
+        level, waiting = waiting, []
+        found.levels.append([])
+        cids = list(dict.fromkeys(cid for cid, *_ in level))
+        nodes = dict(zip(cids, (yield cids), strict=True))
+        for cid, path, start, stop in level:
+            node = layout.decode(cid, nodes[cid])
+            layout.refuse_larger_buckets(cid, node)
+            found.levels[-1].append(_Node(cid, path, node, visit(node, path, start, stop)))
+    return found
+
+
+def _ascend(level: list[_Node], new: dict[bytes, Slot], layout: PyHamt, emit: Emit) -> Reads[None]:
+    """Adds to `new` what the nodes of one level have become, from what is below them; emits those that changed."""
+    slots_of = [_edited(node, new) for node in level]
+    suspects = [
+        number
+        for number, (node, slots) in enumerate(zip(level, slots_of, strict=True))
+        # A link that edits went through leads to a node that was found to be large enough.
+        if not any(isinstance(slots[touched], bytes) for touched in node.touched)
+    ]
+    collapsed = yield from side_by_side(
+        [_collapsed(slots_of[number], len(level[number].path), layout) for number in suspects]
+    )
+    buckets = {
+        number: bucket for number, bucket in zip(suspects, collapsed, strict=True) if bucket is not None
+    }
+    blocks = []
+    for number, (node, slots) in enumerate(zip(level, slots_of, strict=True)):
+        if number in buckets:
+            new[node.path] = buckets[number]
+        elif slots == node.slots:
+            new[node.path] = node.cid
+        else:
+            block = layout.encode_slots(slots)
+            new[node.path] = block.cid
+            blocks.append(block)
+    if blocks:
+        emit(blocks)
+
+
+def _edited(node: _Node, new: dict[bytes, Slot]) -> list[Slot]:
+    """The slots of `node` with those that edits went to as they are now, taken out of `new`."""
+    slots = list(node.slots)
+    for number in node.touched:
+        slots[number] = new.pop(node.path + bytes((number,)), {})
+    return slots
+
+
+def _collapsed(slots: list[Slot], depth: int, layout: PyHamt) -> Reads[Bucket | None]:
+    """
+    The bucket that a node at `depth` has to become, or `None` when it has too many entries for that.
+
+    In a canonical tree every link stands for more than a bucket of entries, so reading one settles it. py-hamt
+    up to 3.3 left nodes that are too small behind after deletes; in `slots` they become buckets.
+    """
+    if depth == MAX_DEPTH:
+        raise DepthExceeded(f"a tree of more than {MAX_DEPTH} levels")
+    room = layout.max_bucket_size
+    together: Bucket = {}
+    for slot in slots:
+        if isinstance(slot, dict):
+            together |= slot
+            if len(together) > room:
+                return None
+    for number, slot in enumerate(slots):
+        if isinstance(slot, bytes):
+            [data] = yield [slot]
+            child = list(layout.decode(slot, data))
+            layout.refuse_larger_buckets(slot, child)
+            bucket = yield from _collapsed(child, depth + 1, layout)
+            if bucket is None:
+                return None
+            slots[number] = bucket
+            together |= bucket
+            if len(together) > room:
+                return None
+    return dict(sorted(together.items()))

@@ -9,7 +9,8 @@ good and the edits still wait.
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Mapping
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from threading import Thread
 from typing import TypeAlias
@@ -26,8 +27,14 @@ from hamt_bulk.tree import EMPTY_ROOT, update
 MAX_WAITING_EDITS = 200_000
 """Edits that wait at a time, unless the caller says otherwise: some 60 MB. One more flushes the others first."""
 
+DELETED_AT_ONCE = 10_000
+"""How many keys of a folder are noted before they are deleted."""
+
 Edits: TypeAlias = dict[str, bytes]
 """The CID of each key's new value, or `TOMBSTONE`."""
+
+Listener: TypeAlias = Callable[[Mapping[str, bytes]], None]
+"""Called with edits as they are recorded, with the draft locked: it may not call the draft."""
 
 
 class Draft:
@@ -52,14 +59,20 @@ class Draft:
     ) -> None:
         self.cas = cas
         self.read_only = read_only
+        self.token = uuid.uuid4().hex
+        """Tells this draft from all others."""
+        self.version = 0
+        """How many times edits were recorded."""
         self._max_waiting = max_waiting_edits
         self._lock = threading.Lock()
+        self._listeners: list[Listener] = []
         self._edits: Edits = {}
         self._applying: Edits = {}
         self._flush: Future[None] | None = None
         self._is_stored = root is not None
+        self._empty = layout.encode_slots(EMPTY_ROOT).cid
         if root is None:
-            root = layout.encode_slots(EMPTY_ROOT).cid
+            root = self._empty
             cache.put(root, list(EMPTY_ROOT))
         self._tree = Tree(root, cas, layout, hash_fn, cache)
 
@@ -80,6 +93,12 @@ class Draft:
         """How many edits wait."""
         with self._lock:
             return len(self._edits.keys() | self._applying.keys())
+
+    def listen(self, listener: Listener) -> bool:
+        """Tells `listener` of every edit from now on. Whether the tree is known to be empty until now."""
+        with self._lock:
+            self._listeners.append(listener)
+            return self._tree.root == self._empty and not self._edits and not self._applying
 
     async def open(self) -> None:
         """Stores the root of a new tree; loads that of an old one. Raises when it is not the root of a tree."""
@@ -116,10 +135,21 @@ class Draft:
                 has_room = len(self._edits) < self._max_waiting
                 # Another task may have edited the key, or flushed, while this one read the tree.
                 if has_room and self._tree is tree and self._waiting(key) == edit:
-                    self._edits[key] = pointer
+                    self._add({key: pointer})
                     return True
             if not has_room:
                 await self.flush()
+
+    async def delete_many(self, wanted: Callable[[str], bool]) -> None:
+        """Deletes all keys that are `wanted`."""
+        found: Edits = {}
+        async for key, _ in self.entries():
+            if wanted(key):
+                found[key] = TOMBSTONE
+            if len(found) == DELETED_AT_ONCE:
+                await self.record(found)
+                found.clear()
+        await self.record(found)
 
     async def entries(self) -> AsyncIterator[tuple[str, bytes]]:
         """
@@ -181,8 +211,14 @@ class Draft:
             self._refuse_read_only()
             if self._edits and len(self._edits) + len(edits) > self._max_waiting:
                 return False
-            self._edits.update(edits)
+            self._add(edits)
             return True
+
+    def _add(self, edits: Mapping[str, bytes]) -> None:
+        self._edits.update(edits)
+        self.version += 1
+        for listener in self._listeners:
+            listener(edits)
 
     def _refuse_read_only(self) -> None:
         if self.read_only:

@@ -30,6 +30,8 @@ from hamt_bulk.tree import update
 class CountingCAS(InMemoryCAS):
     """Counts what is loaded, and lets a test fail it, or hold it up until it opens the gate."""
 
+    in_memory = False  # its loads may wait
+
     def __init__(self) -> None:
         super().__init__()
         self.loads: Counter[bytes] = Counter()

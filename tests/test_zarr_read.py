@@ -19,19 +19,15 @@ from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_nodes import CountingCAS, build, crowded_hashfn, save
-from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.storage import MemoryStore
-from zarr.testing.store import StoreTests
 
 from hamt_bulk import errors
 from hamt_bulk.block import text, to_cid
 from hamt_bulk.cas import InMemoryCAS, PackCAS
-from hamt_bulk.layout import PyHamt
-from hamt_bulk.manifest import TOMBSTONE, Manifest, blake3_hashfn
-from hamt_bulk.nodes import NodeCache, Tree
-from hamt_bulk.reads import drive
-from hamt_bulk.tree import update
+from hamt_bulk.hamt import HAMT
+from hamt_bulk.manifest import blake3_hashfn
 from hamt_bulk.zarr import ZarrHAMTStore
 from hamt_bulk.zarr.store import _shared_cache
 
@@ -59,75 +55,9 @@ async def collect(items) -> list:
     return [item async for item in items]
 
 
-class Editable(ZarrHAMTStore):
-    """Set by editing the tree at once, so that zarr's own suite can prepare what it reads."""
-
-    supports_writes = True
-    supports_deletes = True
-    set_if_not_exists = Store.set_if_not_exists
-    delete_dir = Store.delete_dir
-    clear = Store.clear
-
-    def __init__(self, tree: Tree, read_only: bool = False) -> None:
-        super().__init__(tree)
-        self._read_only = read_only
-
-    @classmethod
-    async def open(cls, tree: Tree, read_only: bool = False) -> "Editable":
-        store = cls(tree, read_only)
-        await store._open()
-        return store
-
-    def _check_writable(self) -> None:
-        if self.read_only:
-            super()._check_writable()
-
-    async def set(self, key: str, value) -> None:
-        self._check_writable()
-        if not isinstance(value, cpu.Buffer):
-            raise TypeError("not a Buffer")
-        self.edit(key, save(self._tree.cas, value.to_bytes()))
-
-    async def delete(self, key: str) -> None:
-        self._check_writable()
-        self.edit(key, TOMBSTONE)
-
-    def edit(self, key: str, pointer: bytes) -> None:
-        cas, edits = self._tree.cas, Manifest.of([(key, pointer)])
-        with cas.writer() as writer:
-            root = drive(update(self._tree.root, edits, PyHamt(), writer.save_many), cas.load_blocks)
-            writer.flush()
-        self._tree, self._folders = Tree(root, cas), None
-
-
-class TestAsZarrsOwnStores(StoreTests[Editable, cpu.Buffer]):
-    store_cls = Editable
-    buffer_cls = cpu.Buffer
-
-    async def set(self, store: Editable, key: str, value: cpu.Buffer) -> None:
-        store.edit(key, save(store._tree.cas, value.to_bytes()))
-
-    async def get(self, store: Editable, key: str) -> cpu.Buffer:
-        return cpu.Buffer.from_bytes(store._tree.read(store._tree.pointer(key)))
-
-    @pytest.fixture
-    def store_kwargs(self) -> dict:
-        cas = InMemoryCAS()
-        return {"tree": Tree(stored(cas, {}), cas)}
-
-    @pytest.fixture
-    def store(self, store_kwargs: dict) -> Editable:
-        return asyncio.run(Editable.open(**store_kwargs))
-
-    def test_store_repr(self, store: Editable) -> None:
-        assert repr(store) == f"ZarrHAMTStore({text(store._tree.root)!r}, {store._tree.cas!r})"
-        assert str(store) == f"ipfs://{store.root}"
-
-    def test_store_supports_writes(self, store: Editable) -> None:
-        assert not ZarrHAMTStore.supports_writes and not ZarrHAMTStore.supports_deletes
-
-    def test_store_supports_listing(self, store: Editable) -> None:
-        assert store.supports_listing
+def read_only(root: bytes, cas: InMemoryCAS, hash_fn=blake3_hashfn, **options) -> ZarrHAMTStore:
+    hamt = HAMT(cas, hash_fn, root, read_only=True, values_are_bytes=True, **options)
+    return ZarrHAMTStore(hamt, read_only=True)
 
 
 sizes = st.sampled_from([0, 1, 100, 1 << 20, (1 << 20) + 1, (3 << 20) + 7])
@@ -165,7 +95,7 @@ def test_ranges_are_those_of_zarrs_stores(size, wanted):
 def test_a_range_loads_only_the_blocks_it_lies_in():
     items = {"big": np.random.default_rng(1).bytes(5 << 20)}
     store = store_of(items)
-    cas = store._tree.cas
+    cas = store.hamt.cas
     found = asyncio.run(store.get("big", PROTOTYPE, RangeByteRequest((2 << 20) + 5, (2 << 20) + 9)))
     assert found.to_bytes() == items["big"][(2 << 20) + 5 : (2 << 20) + 9]
     assert cas.loads.total() == 3  # the tree's root, the file's, and one leaf
@@ -209,7 +139,7 @@ def test_listing_a_hierarchy_walks_the_tree_once_and_loads_no_chunk():
     cas = CountingCAS()
     root = stored(cas, items)
     cas.loads.clear()
-    store = ZarrHAMTStore(Tree(root, cas, cache=NodeCache(0)))
+    store = read_only(root, cas, max_cache_bytes=0)
     assert sorted(asyncio.run(collect(store.list_dir("")))) == [f"g{group}" for group in range(5)]
     nodes = cas.loads.copy()
     assert set(nodes.values()) == {1}
@@ -224,7 +154,7 @@ def test_looking_for_the_first_key_does_not_walk_the_tree():
     cas = CountingCAS()
     root = stored(cas, {f"a/{number}": b"" for number in range(3000)}, crowded_hashfn)
     cas.loads.clear()
-    assert not asyncio.run(ZarrHAMTStore(Tree(root, cas, hash_fn=crowded_hashfn)).is_empty("a"))
+    assert not asyncio.run(read_only(root, cas, crowded_hashfn).is_empty("a"))
     assert cas.loads.total() < len(cas.blocks) / 2
 
 
@@ -287,7 +217,7 @@ def test_a_thousand_tasks_load_the_root_once():
         assert copy == store and copy._is_open and tokenize(copy) == tokenize(store)
         assert asyncio.run(copy.exists("a"))
         del copy
-    assert cas.loads[store._tree.root] == 1
+    assert cas.loads[store.hamt.draft.tree.root] == 1
     assert tokenize(store) != tokenize(store_of({"a": b"2"}, cas))
 
 
@@ -356,7 +286,7 @@ class FaultyCAS(InMemoryCAS):
 
 def faulty_store(zarr_format: int, consolidated: bool, cas: FaultyCAS) -> ZarrHAMTStore:
     cas.blocks, root = hierarchy(zarr_format, consolidated)
-    return ZarrHAMTStore(Tree(root, cas, hash_fn=crowded_hashfn))
+    return read_only(root, cas, crowded_hashfn)
 
 
 def open_dataset(store: ZarrHAMTStore, **options) -> xr.Dataset:
@@ -452,7 +382,7 @@ def test_any_block_that_is_missing_or_damaged_is_named(damage, consolidated):
         if damage is not None:
             cas.blocks[cid] = damage
         try:
-            found = opened(ZarrHAMTStore(Tree(root, cas, hash_fn=crowded_hashfn)))
+            found = opened(read_only(root, cas, crowded_hashfn))
         except expected as error:
             assert text(cid) in str(error)
             needed += 1

@@ -1,8 +1,10 @@
 """What lies in which folder of a hierarchy."""
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 
-from hamt_bulk.zarr.keys import CHUNK
+from hamt_bulk.draft import Draft
+from hamt_bulk.manifest import TOMBSTONE
+from hamt_bulk.zarr.keys import CHUNK, METADATA_NAMES, folder_start
 
 FOLDER_NAMES = 100_000
 """How many names a listing remembers for the next one. A hierarchy with more is walked each time."""
@@ -41,3 +43,53 @@ class Folders:
             return None
         inside = [folder[:at] for at, char in enumerate(folder) if char == "/"] + [folder, ""]
         return None if self._arrays.intersection(inside) else self._names.get(folder, {})
+
+    def keeps(self, deleted: str) -> bool:
+        """Whether all folders are still there without the key `deleted`, a chunk of an array that has metadata."""
+        chunk = CHUNK.search(deleted)
+        names = self._names.get(deleted[: chunk.start()], {}) if chunk else {}
+        return any(name in names for name in METADATA_NAMES)
+
+
+class Listing:
+    """
+    The names in the folders of a draft.
+
+    A tree places keys by their hash, so the first listing walks all of it, and remembers what lies in which
+    folder, chunks left out; edits are added to that. So zarr's descent through a hierarchy costs one walk, not
+    one a group, and that of a hierarchy which was begun here costs none.
+    """
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._folders: Folders | None = None
+        if draft.listen(self._note):
+            self._folders = Folders()
+
+    def _note(self, edits: Mapping[str, bytes]) -> None:
+        for key, pointer in edits.items():
+            if self._folders is None:
+                return
+            if pointer != TOMBSTONE:
+                self._folders.add(key)
+            elif not self._folders.keeps(key):
+                self._folders = None
+
+    async def names(self, prefix: str) -> AsyncIterator[str]:
+        """The names in the folder `prefix`, each once."""
+        start = folder_start(prefix.rstrip("/"))
+        if self._folders is not None and (known := self._folders.names(start[:-1])) is not None:
+            for name in list(known):
+                yield name
+            return
+        before = self._draft.version
+        folders, seen = Folders(), set[str]()
+        async for key, _ in self._draft.entries():
+            folders.add(key)
+            if key.startswith(start) and key != start:
+                name = key[len(start) :].partition("/")[0]
+                if name not in seen:
+                    seen.add(name)
+                    yield name
+        if self._draft.version == before:
+            self._folders = folders

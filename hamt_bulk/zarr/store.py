@@ -8,6 +8,7 @@ missing, damaged or out of reach raises an error that is neither, and it comes o
 
 import asyncio
 from collections.abc import AsyncIterator, Generator, Iterable
+from copy import copy
 from functools import lru_cache
 from os import PathLike
 from typing import Any, Self
@@ -17,13 +18,14 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from hamt_bulk.block import AnyCID, text, to_bytes, to_cid
-from hamt_bulk.cas.base import ContentAddressedStore
-from hamt_bulk.cas.wrap import configuration
-from hamt_bulk.errors import InvalidInput, ReadOnly
+from hamt_bulk.cas import ContentAddressedStore, open_cas
+from hamt_bulk.cas.wrap import configuration, save_value
+from hamt_bulk.errors import InvalidInput, NotPortable, ReadOnly
+from hamt_bulk.hamt import HAMT
 from hamt_bulk.layout import PyHamt
-from hamt_bulk.manifest import HashFn
-from hamt_bulk.nodes import CACHE_BYTES, NodeCache, Tree
-from hamt_bulk.zarr.folders import Folders
+from hamt_bulk.manifest import TOMBSTONE, HashFn, encode_key
+from hamt_bulk.nodes import CACHE_BYTES, NodeCache
+from hamt_bulk.zarr.folders import Listing
 from hamt_bulk.zarr.keys import folder_start
 
 SIZES_AT_ONCE = 256
@@ -39,24 +41,38 @@ class StoreIsReadOnly(ReadOnly, ValueError, NotImplementedError):
 
 class ZarrHAMTStore(Store):
     """
-    A tree as a read-only Zarr store, for zarr, xarray and dask alike.
+    A tree as a Zarr store, for zarr, xarray and dask alike.
 
-    It pickles as its root and the configuration of its CAS; what one process unpickles shares a cache.
+        store = ZarrHAMTStore.open(root, cas)                                      # to read
+        store = ZarrHAMTStore(await HAMT.build(cas=cas, values_are_bytes=True))    # to write
+        ds.to_zarr(store, mode="w")
+        root = store.flush()
+
+    What is written waits in the HAMT; `flush`, of either, makes a root of it. A read-only store pickles as its
+    root and the configuration of its CAS; what one process unpickles shares a cache. A writable one refuses to
+    be pickled, since what another process writes to it would be lost.
 
     There is no `get_sync`: zarr up to 3.1 has no use for it, and later ones ask for it only together with
     `set_sync` and `delete_sync`, in a codec pipeline that is opt-in and reads with one thread a core, where
     the asynchronous one has more reads under way.
     """
 
-    supports_writes: bool = False
-    supports_deletes: bool = False
     supports_listing: bool = True
     supports_partial_writes = False  # an abstract property before zarr 3.1.3
 
-    def __init__(self, tree: Tree) -> None:
-        super().__init__(read_only=True)
-        self._tree = tree
-        self._folders: Folders | None = None
+    def __init__(self, hamt: HAMT, read_only: bool = False) -> None:
+        if not hamt.values_are_bytes:
+            raise InvalidInput("a Zarr store holds bytes: open the HAMT with values_are_bytes=True")
+        if hamt.read_only and not read_only:
+            raise StoreIsReadOnly(
+                "the HAMT is read-only: pass read_only=True, or call `await hamt.enable_write()` first"
+            )
+        super().__init__(read_only=read_only)
+        self.hamt = hamt
+        self._draft = hamt.draft
+        self._listing = Listing(hamt.draft)
+        # An edited tree has one root after the other, so such a store is equal to those of its HAMT alone.
+        self._is_edited = not hamt.read_only
 
     @classmethod
     def open(  # type: ignore[override]  # zarr's is to be awaited, and this one may be
@@ -67,13 +83,18 @@ class ZarrHAMTStore(Store):
         max_cache_bytes: int = CACHE_BYTES,
     ) -> Self:
         """
-        The store of the tree `root`, opened. `cas` may also be a URL.
+        The read-only store of the tree `root`, opened. `cas` may also be a URL.
 
         max_cache_bytes  memory for decoded nodes
         """
-        from hamt_bulk.cas import open_cas
-
-        store = cls(Tree(to_bytes(root), open_cas(cas), cache=NodeCache(max_cache_bytes)))
+        hamt = HAMT(
+            open_cas(cas),
+            root_node_id=to_bytes(root),
+            read_only=True,
+            values_are_bytes=True,
+            max_cache_bytes=max_cache_bytes,
+        )
+        store = cls(hamt, read_only=True)
         store._is_open = True
         return store
 
@@ -86,25 +107,45 @@ class ZarrHAMTStore(Store):
 
     @property
     def root(self) -> CID:
-        """The tree's root."""
-        return to_cid(self._tree.root)
+        """The tree's root: of a store that is written to, the one that was flushed last."""
+        return self.hamt.root_node_id
+
+    def flush(self) -> CID:
+        """The root that has all that was written until now, durably stored."""
+        return to_cid(self._draft.flush_here())
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writes are refused."""
+        return self._read_only or self.hamt.read_only
+
+    @property
+    def supports_writes(self) -> bool:
+        """Whether the tree can be edited."""
+        return not self.hamt.read_only
+
+    @property
+    def supports_deletes(self) -> bool:
+        """Whether the tree can be edited."""
+        return not self.hamt.read_only
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """The value under `key`, of which a range loads only the blocks it lies in. `None`: no such key."""
-        pointer = await self._tree.pointer_async(key)
+        pointer = await self._draft.pointer(key)
         if pointer is None:
             return None
+        tree = self._draft.tree
         match byte_range:
             case None:
-                data = await self._tree.read_async(pointer)
+                data = await tree.read_async(pointer)
             case RangeByteRequest(start, end) if min(start, end) >= 0:
-                data = await self._tree.read_async(pointer, start, end)
+                data = await tree.read_async(pointer, start, end)
             case OffsetByteRequest(offset) if offset >= 0:
-                data = await self._tree.read_async(pointer, offset)
+                data = await tree.read_async(pointer, offset)
             case SuffixByteRequest(suffix) if suffix >= 0:
-                data = await self._tree.read_async(pointer, suffix=suffix)
+                data = await tree.read_async(pointer, suffix=suffix)
             case _:
                 raise InvalidInput(f"{key!r}: Unexpected byte_range, got {byte_range}.")
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
@@ -115,29 +156,29 @@ class ZarrHAMTStore(Store):
         return await asyncio.gather(*(self.get(key, prototype, wanted) for key, wanted in key_ranges))
 
     async def exists(self, key: str) -> bool:
-        return await self._tree.pointer_async(key) is not None
+        return await self._draft.pointer(key) is not None
 
     async def getsize(self, key: str) -> int:
-        pointer = await self._tree.pointer_async(key)
+        pointer = await self._draft.pointer(key)
         if pointer is None:
             raise FileNotFoundError(key)  # what zarr's stores raise
-        [size] = await self._tree.sizes_async([pointer])
+        [size] = await self._draft.tree.sizes_async([pointer])
         return size
 
     async def getsize_prefix(self, prefix: str) -> int:
         """The bytes of all values in the folder `prefix`."""
         start = folder_start(prefix)
         total, waiting = 0, list[bytes]()
-        async for key, pointer in self._tree.entries_async():
+        async for key, pointer in self._draft.entries():
             if key.startswith(start):
                 waiting.append(pointer)
             if len(waiting) == SIZES_AT_ONCE:
-                total += sum(await self._tree.sizes_async(waiting))
+                total += sum(await self._draft.tree.sizes_async(waiting))
                 waiting.clear()
-        return total + (sum(await self._tree.sizes_async(waiting)) if waiting else 0)
+        return total + (sum(await self._draft.tree.sizes_async(waiting)) if waiting else 0)
 
     async def list(self) -> AsyncIterator[str]:
-        async for key, _ in self._tree.entries_async():
+        async for key, _ in self._draft.entries():
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
@@ -146,26 +187,9 @@ class ZarrHAMTStore(Store):
                 yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """
-        The names in the folder `prefix`.
-
-        A tree places keys by their hash, so this walks all of it. The first walk remembers what lies in
-        which folder, chunks left out, and zarr's descent through a hierarchy costs one walk, not one a group.
-        """
-        start = folder_start(prefix.rstrip("/"))
-        if self._folders is not None and (known := self._folders.names(start[:-1])) is not None:
-            for name in known:
-                yield name
-            return
-        folders, seen = Folders(), set[str]()
-        async for key in self.list():
-            folders.add(key)
-            if key.startswith(start) and key != start:
-                name = key[len(start) :].partition("/")[0]
-                if name not in seen:
-                    seen.add(name)
-                    yield name
-        self._folders = folders
+        """The names in the folder `prefix`."""
+        async for name in self._listing.names(prefix):
+            yield name
 
     async def is_empty(self, prefix: str) -> bool:
         start = folder_start(prefix)
@@ -175,60 +199,104 @@ class ZarrHAMTStore(Store):
         return True
 
     def with_read_only(self, read_only: bool = False) -> Self:
-        if read_only:
-            return type(self)(self._tree)
-        raise StoreIsReadOnly(
-            f"with_read_only is not implemented for the {type(self)} store type. {_INSTEAD}"
-        )
+        """A store of the same HAMT that refuses writes, or takes them."""
+        if not read_only and self.hamt.read_only:
+            raise StoreIsReadOnly(
+                f"with_read_only is not implemented for the {type(self)} store type of a read-only HAMT. {_INSTEAD}"
+            )
+        clone = copy(self)
+        clone._read_only = read_only
+        return clone
 
     def _check_writable(self) -> None:
-        raise StoreIsReadOnly(f"store was opened in read-only mode and does not support writing. {_INSTEAD}")
+        if self.read_only:
+            raise StoreIsReadOnly(
+                f"store was opened in read-only mode and does not support writing. {_INSTEAD}"
+            )
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
+        await self._draft.record({key: await self._saved(key, value)})
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         self._check_writable()
+        if not await self.exists(key):
+            await self._draft.record_if(key, await self._saved(key, value), present=False)
 
     async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, bytes]]) -> None:
+        """Refused: no store of zarr's takes parts of values, and zarr asks none to."""
         self._check_writable()  # abstract before zarr 3.1.3
+        raise NotImplementedError("values are written whole")
 
     async def delete(self, key: str) -> None:
         self._check_writable()
+        await self._draft.record_if(key, TOMBSTONE, present=True)
 
     async def delete_dir(self, prefix: str) -> None:
+        """Deletes all keys in the folder `prefix`."""
         self._check_writable()
+        start = folder_start(prefix)
+        await self._draft.delete_many(lambda key: key.startswith(start))
 
     async def clear(self) -> None:
-        self._check_writable()
+        """Deletes all keys."""
+        await self.delete_dir("")
+
+    async def _saved(self, key: str, value: Buffer) -> bytes:
+        if not isinstance(value, Buffer):
+            raise TypeError(
+                f"ZarrHAMTStore.set(): `value` must be a Buffer instance. Got an instance of {type(value)} instead."
+            )
+        encode_key(key)
+        # A copy: the buffer may be a view of an array that its owner goes on to change.
+        return await save_value(self.hamt.cas, value.to_bytes())
 
     def _identity(self) -> tuple[object, ...]:
-        tree = self._tree
-        return type(self), tree.root, configuration(tree.cas), tree.layout, tree.hash_fn, self.read_only
+        if self._is_edited:
+            return type(self), id(self.hamt), self._read_only
+        tree = self._draft.tree
+        return type(self), tree.root, configuration(tree.cas), tree.layout, tree.hash_fn, self._read_only
 
     def __eq__(self, value: object) -> bool:
-        """Whether both read the same root from the same place. Sizes of caches make no difference."""
+        """
+        Whether both read the same root from the same place; where the tree is edited, through the same HAMT.
+
+        Sizes of caches make no difference.
+        """
         return isinstance(value, ZarrHAMTStore) and self._identity() == value._identity()
 
     def __hash__(self) -> int:
-        return hash(self._tree.root)
+        return id(self.hamt) if self._is_edited else hash(self._draft.tree.root)
 
     def __str__(self) -> str:
-        return f"ipfs://{text(self._tree.root)}"
+        return f"ipfs://{text(self._draft.tree.root)}"
 
     def __repr__(self) -> str:
-        return f"ZarrHAMTStore({text(self._tree.root)!r}, {self._tree.cas!r})"
+        if self._is_edited:
+            return f"ZarrHAMTStore({self.hamt!r})"
+        return f"ZarrHAMTStore({text(self._draft.tree.root)!r}, {self._draft.tree.cas!r})"
 
-    def __dask_tokenize__(self) -> tuple[str, str, tuple[str, str]]:
-        return type(self).__qualname__, text(self._tree.root), configuration(self._tree.cas)
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        if self._is_edited:
+            return type(self).__qualname__, self._draft.token, self._draft.version
+        return type(self).__qualname__, text(self._draft.tree.root), configuration(self._draft.tree.cas)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        tree = self._tree
-        parts = tree.root, tree.cas, tree.layout, tree.hash_fn, tree.cache.max_bytes
+        if self._is_edited:
+            raise NotPortable(
+                "a ZarrHAMTStore that is written to cannot go to another process, where what is written would be "
+                "lost: use hamt_bulk.xarray.to_hamt(ds, cas, base=root), which writes from workers, or a Dask "
+                "scheduler of threads"
+            )
+        tree = self._draft.tree
+        parts = tree.root, self.hamt.cas, tree.layout, tree.hash_fn, tree.cache.max_bytes
         return _reopen, (type(self), *parts, self._is_open)
 
 
-_INSTEAD = "A root never changes: hamt_bulk.xarray.to_hamt makes a new one"
+_INSTEAD = (
+    "A root never changes: hamt_bulk.xarray.to_hamt makes a new one with this one as its base, or open a HAMT "
+    "with read_only=False for small edits"
+)
 
 
 def _reopen(
@@ -241,7 +309,16 @@ def _reopen(
     is_open: bool,
 ) -> ZarrHAMTStore:
     """A store that came from a pickle."""
-    store = cls(Tree(root, cas, layout, hash_fn, _shared_cache(configuration(cas), max_cache_bytes)))
+    hamt = HAMT(
+        cas,
+        hash_fn,
+        root,
+        True,
+        layout.max_bucket_size,
+        values_are_bytes=True,
+        cache=_shared_cache(configuration(cas), max_cache_bytes),
+    )
+    store = cls(hamt, read_only=True)
     store._is_open = is_open
     return store
 

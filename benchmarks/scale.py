@@ -27,7 +27,7 @@ from benchmarks.measure import Seconds, peak_memory, reset_peak_memory
 from benchmarks.report import Row, at_most, record, run
 from hamt_bulk import InMemoryCAS
 from hamt_bulk.block import identify
-from hamt_bulk.bulk import Target, base_slots
+from hamt_bulk.bulk import Base, Target
 from hamt_bulk.dask.runner import Window
 from hamt_bulk.dask.stages import index_windows, part_count, part_ranges
 from hamt_bulk.layout import BUCKET_SIZE
@@ -124,7 +124,7 @@ def drive(dataset: xr.Dataset) -> Driven:
         del window
     with phase("index"):
         ranges = part_ranges(part_count(blocks))
-        for window in index_windows(target, base_slots(target, None), manifests, ranges, WORKERS):
+        for window in index_windows(target, Base.of(target, None), manifests, ranges, WORKERS):
             sent += _serialised(window)
     return Driven(blocks, phase.seconds, sent, peak_memory() - opened)
 

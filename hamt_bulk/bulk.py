@@ -19,11 +19,11 @@ from multiformats import CID
 from hamt_bulk.block import AnyCID, to_bytes, to_cid
 from hamt_bulk.cas import ContentAddressedStore, Writer, open_cas
 from hamt_bulk.cas.wrap import Reader
-from hamt_bulk.errors import CASError, InvalidInput
+from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput
 from hamt_bulk.layout import BUCKET_SIZE, PyHamt, Slot
-from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, blake3_hashfn, encode_key, merge
+from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, blake3_hashfn, encode_key, merge, override
 from hamt_bulk.reads import drive
-from hamt_bulk.tree import assemble, root_slots, update, update_slots
+from hamt_bulk.tree import assemble, root_slots, update_slots
 
 T = TypeVar("T")
 
@@ -65,11 +65,12 @@ def build(
     a root reaches was written.
     """
     target = Target.of(cas, max_bucket_size, hash_fn)
-    root = None if base is None else to_bytes(base)
+    tree = Base.of(target, None if base is None else to_bytes(base))
     with target.cas.writer() as writer:
         edits = Manifest.of(save_values(items, writer), hash_fn)
-        reads = update(root, edits, target.layout, writer.save_many, hash_fn)
-        new = drive(reads, Reader(target.cas).blocks)
+        reads = update_slots(tree.slots, edits, target.layout, writer.save_many, hash_fn)
+        changed = drive(reads, Reader(target.cas).blocks)
+        new = assemble(tree.root, tree.slots, changed, target.layout, writer.save_many)
         writer.flush()
     tidy(target.cas)
     return to_cid(new)
@@ -123,26 +124,50 @@ def write_piece(target: Target, items: Items) -> Manifest:
     return manifest
 
 
-def index_part(target: Target, slots: Sequence[Slot], edits: Sequence[Manifest]) -> dict[int, Slot]:
-    """The index stage: the slots of the root that `edits` touch, their nodes durable when this returns."""
+@dataclass(frozen=True, slots=True)
+class Base:
+    """
+    The tree that a build changes.
+
+    root     `None`: the empty tree
+    slots    its 256 slots
+    cleared  deletions that come before all edits of the build
+    """
+
+    root: bytes | None
+    slots: Sequence[Slot]
+    cleared: Manifest
+
+    @classmethod
+    def of(cls, target: Target, root: bytes | None) -> "Base":
+        """The tree `root`. Raises when it is not the root of a tree, or has other buckets than the target's."""
+        reads = root_slots(root, target.layout, target.hash_fn)
+        try:
+            slots = drive(reads, Reader(target.cas).blocks)
+        except BlockNotFound as error:
+            raise BlockNotFound(f"the base is not in this store, {target.cas!r}: {error}") from error
+        return cls(root, slots, Manifest.empty())
+
+    def part(self, first: int, last: int) -> "Base":
+        """What concerns the range of first hash bytes `first` to `last` (inclusive)."""
+        slots = [slot if first <= number <= last else {} for number, slot in enumerate(self.slots)]
+        return Base(self.root, slots, self.cleared.part(first, last))
+
+
+def index_part(target: Target, base: Base, edits: Sequence[Manifest]) -> dict[int, Slot]:
+    """The index stage: the slots of the base that `edits` touch, their nodes durable when this returns."""
+    together = override(base.cleared, merge(edits)) if len(base.cleared) else merge(edits)
     with target.cas.writer() as writer:
-        reads = update_slots(slots, merge(edits), target.layout, writer.save_many, target.hash_fn)
+        reads = update_slots(base.slots, together, target.layout, writer.save_many, target.hash_fn)
         changed = drive(reads, Reader(target.cas).blocks)
         writer.flush()
     return changed
 
 
-def base_slots(target: Target, base: bytes | None) -> list[Slot]:
-    """The 256 slots of the root that is to be changed."""
-    return drive(root_slots(base, target.layout, target.hash_fn), Reader(target.cas).blocks)
-
-
-def write_root(
-    target: Target, base: bytes | None, slots: Sequence[Slot], changed: Sequence[dict[int, Slot]]
-) -> bytes:
-    """The root stage: `base`, which has `slots`, after what the index stage `changed`."""
+def write_root(target: Target, base: Base, changed: Sequence[dict[int, Slot]]) -> bytes:
+    """The root stage: the root after what the index stage `changed`."""
     together = {number: slot for part in changed for number, slot in part.items()}
     with target.cas.writer() as writer:
-        root = assemble(base, slots, together, target.layout, writer.save_many)
+        root = assemble(base.root, base.slots, together, target.layout, writer.save_many)
         writer.flush()
     return root

@@ -10,7 +10,7 @@ from dask.delayed import Delayed
 from multiformats import CID
 
 from hamt_bulk.block import AnyCID, to_bytes, to_cid
-from hamt_bulk.bulk import Target, write_piece
+from hamt_bulk.bulk import Base, Target, write_piece
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.dask.batches import WINDOW_BLOCKS
 from hamt_bulk.dask.layers import Key
@@ -43,14 +43,14 @@ def build(
     A key belongs to one piece: with different values in two of them it raises `Conflict`.
     """
     target = Target.of(cas, max_bucket_size, hash_fn)
-    root = None if base is None else to_bytes(base)
     runner = runner_here("build in a thread (asyncio.to_thread) with a synchronous Client")
     pieces = _pieces(items)
     windows = (
         _window(target, pieces[at : at + WINDOW_BLOCKS]) for at in range(0, len(pieces), WINDOW_BLOCKS)
     )
     write = Stage("write", len(pieces), windows)
-    stages = tree_stages(target, write, Manifest.empty(), root, runner.workers)
+    tree = Base.of(target, None if base is None else to_bytes(base))
+    stages = tree_stages(target, write, Manifest.empty(), tree, runner.workers)
     return to_cid(run(stages, runner, target.cas, progress_of(progress)))
 
 

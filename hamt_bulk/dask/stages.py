@@ -9,7 +9,7 @@ from typing import Any
 from dask._task_spec import List, Task, TaskRef
 
 from hamt_bulk.block import to_cid
-from hamt_bulk.bulk import Target, base_slots, index_part, tidy, write_root
+from hamt_bulk.bulk import Base, Target, index_part, tidy, write_root
 from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.runner import Stage, Stages, Window
 from hamt_bulk.dask.workers import require_versions, versions
@@ -46,7 +46,7 @@ def _checked(call: Callable[..., Any], expected: dict[str, str], *arguments: Any
 
 
 def tree_stages(
-    target: Target, write: Stage, driver_edits: Manifest, base: bytes | None, workers: int
+    target: Target, write: Stage, driver_edits: Manifest, base: Base, workers: int
 ) -> Stages[bytes]:
     """
     All stages of a build: `write` gives manifests, parts of them are indexed, the root is assembled.
@@ -56,11 +56,10 @@ def tree_stages(
     """
     manifests: list[Manifest] = yield write
     manifests.append(driver_edits)
-    slots = base_slots(target, base)
-    count = sum(map(len, manifests))
+    count = len(base.cleared) + sum(map(len, manifests))
     ranges = part_ranges(part_count(count))
-    changed = yield Stage("index", len(ranges), index_windows(target, slots, manifests, ranges, workers))
-    root = write_root(target, base, slots, changed)
+    changed = yield Stage("index", len(ranges), index_windows(target, base, manifests, ranges, workers))
+    root = write_root(target, base, changed)
     tidy(target.cas)
     return root
 
@@ -78,7 +77,7 @@ def part_ranges(parts: int) -> list[tuple[int, int]]:
 
 def index_windows(
     target: Target,
-    slots: Sequence[Slot],
+    base: Base,
     manifests: Sequence[Manifest],
     ranges: Sequence[tuple[int, int]],
     workers: int,
@@ -89,9 +88,9 @@ def index_windows(
     for start in range(0, len(ranges), together):
         graph: dict[Key, Any] = {}
         for number, (first, last) in enumerate(ranges[start : start + together], start):
-            if edits := _parts(manifests, first, last):
+            edits, own = _parts(manifests, first, last), base.part(first, last)
+            if edits or len(own.cleared):
                 key = (name, number)
-                own = [slot if first <= at <= last else {} for at, slot in enumerate(slots)]
                 graph[key] = task(key, index_part, target, own, edits)
         if graph:
             yield Window(graph, dict.fromkeys(graph, 1))
@@ -102,34 +101,36 @@ def _parts(manifests: Sequence[Manifest], first: int, last: int) -> list[Manifes
     return [part for manifest in manifests if len(part := manifest.part(first, last))]
 
 
-def whole_graph(target: Target, write: Stage, driver_edits: Manifest) -> tuple[dict[Key, Any], Key]:
+def whole_graph(
+    target: Target, write: Stage, driver_edits: Manifest, base: Base
+) -> tuple[dict[Key, Any], Key]:
     """One graph of all stages and the key of the root, for `compute=False`."""
     graph: dict[Key, Any] = {}
     results: list[Key] = []
     for window in write.windows:
         graph |= window.graph
         results += window.results
-    slots = base_slots(target, None)
     name = fresh("hamt-index")
     parts = []
     for number, (first, last) in enumerate(part_ranges(min(max(len(results), 1), PARTS_OF_ONE_GRAPH))):
         key = (name, number)
         manifests = List(*map(TaskRef, results))
-        graph[key] = task(key, _index_of_all, target, slots, first, last, [driver_edits], manifests)
+        own = base.part(first, last)
+        graph[key] = task(key, _index_of_all, target, own, first, last, [driver_edits], manifests)
         parts.append(key)
     root = fresh("hamt-root")
-    graph[root] = task(root, _root_of_all, target, slots, List(*map(TaskRef, parts)))
+    graph[root] = task(root, _root_of_all, target, base, List(*map(TaskRef, parts)))
     return graph, root
 
 
 def _index_of_all(
-    target: Target, slots: list[Slot], first: int, last: int, own: list[Manifest], manifests: list[Manifest]
+    target: Target, base: Base, first: int, last: int, own: list[Manifest], manifests: list[Manifest]
 ) -> dict[int, Slot]:
     edits = _parts([*own, *manifests], first, last)
-    return index_part(target, slots, edits) if edits else {}
+    return index_part(target, base, edits) if edits or len(base.cleared) else {}
 
 
-def _root_of_all(target: Target, slots: list[Slot], changed: list[dict[int, Slot]]) -> Any:
-    root = write_root(target, None, slots, changed)
+def _root_of_all(target: Target, base: Base, changed: list[dict[int, Slot]]) -> Any:
+    root = write_root(target, base, changed)
     tidy(target.cas)
     return to_cid(root)

@@ -9,14 +9,17 @@ So the root is a function of the entries alone. A build and an edit are one func
 one exception in `edit._collapsed`.
 """
 
+from hamt_bulk.tree.diff import Changes, differences
 from hamt_bulk.tree.edit import EMPTY_ROOT, Emit, assemble, root_slots, update, update_slots
 from hamt_bulk.tree.walk import Found, entries, lookup
 
 __all__ = [
     "EMPTY_ROOT",
+    "Changes",
     "Emit",
     "Found",
     "assemble",
+    "differences",
     "entries",
     "lookup",
     "root_slots",

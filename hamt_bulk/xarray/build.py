@@ -1,23 +1,26 @@
 """`to_hamt`: a dataset becomes a root."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, overload
 
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from multiformats import CID
 
-from hamt_bulk.block import Data, to_cid
-from hamt_bulk.bulk import Target
+from hamt_bulk.block import AnyCID, Data, to_bytes, to_cid
+from hamt_bulk.bulk import Base, Target
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.dask.runner import ClientRunner, Stage, Stages, client_here, run, run_async, runner_here
 from hamt_bulk.dask.stages import tree_stages, whole_graph
 from hamt_bulk.errors import InvalidInput
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import TOMBSTONE, Manifest, blake3_hashfn
+from hamt_bulk.nodes import Tree
 from hamt_bulk.progress import ProgressOption, progress_of
-from hamt_bulk.xarray.plan import XarrayObject, ZarrOptions, plan
+from hamt_bulk.xarray.plan import Region, XarrayObject, ZarrMode, ZarrOptions, plan
 from hamt_bulk.xarray.write import write_stage
+from hamt_bulk.zarr import ZarrHAMTStore
 from hamt_bulk.zarr.recording import RecordingStore
 
 
@@ -26,7 +29,11 @@ def to_hamt(
     ds: XarrayObject,
     cas: ContentAddressedStore | str,
     *,
+    base: AnyCID | None = ...,
     group: str | None = ...,
+    mode: ZarrMode | None = ...,
+    append_dim: Hashable | None = ...,
+    region: Region | None = ...,
     encoding: Mapping[Any, Any] | None = ...,
     safe_chunks: bool = ...,
     align_chunks: bool = ...,
@@ -42,7 +49,11 @@ def to_hamt(
     ds: XarrayObject,
     cas: ContentAddressedStore | str,
     *,
+    base: AnyCID | None = ...,
     group: str | None = ...,
+    mode: ZarrMode | None = ...,
+    append_dim: Hashable | None = ...,
+    region: Region | None = ...,
     encoding: Mapping[Any, Any] | None = ...,
     safe_chunks: bool = ...,
     align_chunks: bool = ...,
@@ -57,7 +68,11 @@ def to_hamt(
     ds: XarrayObject,
     cas: ContentAddressedStore | str,
     *,
+    base: AnyCID | None = None,
     group: str | None = None,
+    mode: ZarrMode | None = None,
+    append_dim: Hashable | None = None,
+    region: Region | None = None,
     encoding: Mapping[Any, Any] | None = None,
     safe_chunks: bool = True,
     align_chunks: bool = False,
@@ -71,11 +86,17 @@ def to_hamt(
     """
     The root of a tree that holds `ds` as a Zarr hierarchy, on the scheduler that Dask would use here.
 
+        root = to_hamt(ds, cas)
+        root = to_hamt(day, cas, base=root, append_dim="time")
+
     Keys and bytes are those of `ds.to_zarr` with the same arguments and the same versions of xarray and
     zarr; `group` to `consolidated` are its arguments, defaults included.
 
+    base             the root of the hierarchy that is changed: appended to (`append_dim`), written into
+                     (`region`), added to (`mode="a"`) or replaced (`mode="w"`). It stays as it was; only what
+                     changes is read and written. Without it a new hierarchy
     progress         a bar on a terminal or in a notebook; `False`: none; or a function of `BuildProgress`
-    max_bucket_size  entries of a tree's bucket; another one gives another root
+    max_bucket_size  entries of a tree's bucket; another one gives another root. That of the base, if there is one
     compute          `False`: metadata is written now, and a `Delayed` of the root returned, one graph
 
     Raises `InvalidInput` for what xarray or zarr refuse and for Dask chunks that share Zarr chunks,
@@ -84,23 +105,37 @@ def to_hamt(
     """
     target = Target.of(cas, max_bucket_size, blake3_hashfn)
     options = ZarrOptions(
-        group, encoding, safe_chunks, align_chunks, write_empty_chunks, zarr_format, consolidated
+        group,
+        mode,
+        append_dim,
+        region,
+        encoding,
+        safe_chunks,
+        align_chunks,
+        write_empty_chunks,
+        zarr_format,
+        consolidated,
     )
+    root = _root_of(base, options)
     runner = runner_here("call `await hamt_bulk.xarray.to_hamt_async(…)`")
     if compute:
-        stages = _stages(ds, target, options, runner.workers)
+        stages = _stages(ds, target, root, options, runner.workers)
         return to_cid(run(stages, runner, target.cas, progress_of(progress)))
     runner.check(target.cas)
-    write, edits = _plan(ds, target, options, runner.workers)
-    graph, root = whole_graph(target, write, edits)
-    return Delayed(root, HighLevelGraph.from_collections(root, graph, dependencies=()))
+    write, edits, tree = _plan(ds, target, root, options, runner.workers)
+    graph, key = whole_graph(target, write, edits, tree)
+    return Delayed(key, HighLevelGraph.from_collections(key, graph, dependencies=()))
 
 
 async def to_hamt_async(
     ds: XarrayObject,
     cas: ContentAddressedStore | str,
     *,
+    base: AnyCID | None = None,
     group: str | None = None,
+    mode: ZarrMode | None = None,
+    append_dim: Hashable | None = None,
+    region: Region | None = None,
     encoding: Mapping[Any, Any] | None = None,
     safe_chunks: bool = True,
     align_chunks: bool = False,
@@ -120,20 +155,48 @@ async def to_hamt_async(
         raise InvalidInput("to_hamt_async needs an active asynchronous Client: without one call to_hamt")
     target = Target.of(cas, max_bucket_size, blake3_hashfn)
     options = ZarrOptions(
-        group, encoding, safe_chunks, align_chunks, write_empty_chunks, zarr_format, consolidated
+        group,
+        mode,
+        append_dim,
+        region,
+        encoding,
+        safe_chunks,
+        align_chunks,
+        write_empty_chunks,
+        zarr_format,
+        consolidated,
     )
-    stages = _stages(ds, target, options, ClientRunner(client).workers)
+    root = _root_of(base, options)
+    stages = _stages(ds, target, root, options, ClientRunner(client).workers)
     return to_cid(await run_async(stages, client, target.cas, progress_of(progress)))
 
 
-def _stages(ds: XarrayObject, target: Target, options: ZarrOptions, workers: int) -> Stages[bytes]:
-    write, edits = _plan(ds, target, options, workers)
-    return (yield from tree_stages(target, write, edits, None, workers))
+def _root_of(base: AnyCID | None, options: ZarrOptions) -> bytes | None:
+    """The base's root. Raises `InvalidInput` for options that need one."""
+    if base is not None:
+        return to_bytes(base)
+    needing = {"append_dim": options.append_dim, "region": options.region}
+    if options.mode == "r+":
+        needing["mode"] = "r+"
+    for name, value in needing.items():
+        if value is not None:
+            raise InvalidInput(f"{name}={value!r} without a base: pass base=, the root to change")
+    return None
 
 
-def _plan(ds: XarrayObject, target: Target, options: ZarrOptions, workers: int) -> tuple[Stage, Manifest]:
-    """What Dask has to do, after everything that is in memory was saved, durably."""
-    record = RecordingStore()
+def _stages(
+    ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOptions, workers: int
+) -> Stages[bytes]:
+    write, edits, base = _plan(ds, target, root, options, workers)
+    return (yield from tree_stages(target, write, edits, base, workers))
+
+
+def _plan(
+    ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOptions, workers: int
+) -> tuple[Stage, Manifest, Base]:
+    """What Dask has to do, after everything that is in memory was saved, durably; and the tree that changes."""
+    base = Base.of(target, root)
+    record = RecordingStore(None if root is None else ZarrHAMTStore.open(root, target.cas))
     edits: list[tuple[str, bytes]] = []
     with target.cas.writer() as writer:
 
@@ -144,4 +207,15 @@ def _plan(ds: XarrayObject, target: Target, options: ZarrOptions, workers: int) 
         for key, value in record.metadata():
             save(key, value)
         writer.flush()
-    return write_stage(target, sources, record, workers), Manifest.of(edits, target.hash_fn)
+    if record.cleared and root is not None:
+        base = _cleared(target, base, root, record)
+    return write_stage(target, sources, record, workers), Manifest.of(edits, target.hash_fn), base
+
+
+def _cleared(target: Target, base: Base, root: bytes, record: RecordingStore) -> Base:
+    """`base` without the folders that were replaced."""
+    if "" in record.cleared:
+        return Base.of(target, None)
+    entries = Tree(root, target.cas, target.layout, target.hash_fn).entries()
+    deleted = ((key, TOMBSTONE) for key, _ in entries if record.is_cleared(key))
+    return replace(base, cleared=Manifest.of(deleted, target.hash_fn))

@@ -5,11 +5,9 @@ Metadata, encoding and checks are xarray's: the dataset is dumped through `ZarrS
 writer that keeps the Dask arrays back.
 """
 
-import math
-import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import dask.array as da
 import numpy as np
@@ -18,10 +16,12 @@ import zarr
 from dask.base import is_dask_collection
 from xarray.backends import ZarrStore
 from xarray.backends.api import DATAARRAY_NAME, DATAARRAY_VARIABLE
-from zarr.storage import MemoryStore
+from xarray.backends.zarr import _choose_default_mode
+from zarr.errors import ContainsGroupError
 
 from hamt_bulk.block import Data
-from hamt_bulk.errors import InvalidInput
+from hamt_bulk.errors import HamtError, InvalidInput
+from hamt_bulk.xarray.lazy import Place, prepared
 from hamt_bulk.zarr.recording import RecordingStore
 
 ZarrArray: TypeAlias = "zarr.Array[Any]"
@@ -29,11 +29,22 @@ ZarrArray: TypeAlias = "zarr.Array[Any]"
 
 XarrayObject: TypeAlias = xr.Dataset | xr.DataArray | xr.DataTree
 
-MAX_EAGER_BYTES = 64 << 20
-"""A variable that is lazy, but not chunked, is loaded whole up to this size."""
+ZarrMode: TypeAlias = Literal["w", "w-", "a", "a-", "r+"]
+"""What may be there already, as in `Dataset.to_zarr`."""
 
-LAZY_CHUNK_BYTES = 64 << 20
-"""About how large the Dask blocks are into which a larger one is cut."""
+Region: TypeAlias = Mapping[str, slice | Literal["auto"]] | Literal["auto"]
+"""Where a dataset goes in the arrays of its base, by dimension."""
+
+REFUSALS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    NotImplementedError,
+    IndexError,
+    FileNotFoundError,
+    AssertionError,
+)
+"""What xarray and zarr raise for a dataset that does not fit. Our own errors are told from these first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,9 @@ class ZarrOptions:
     """The arguments of `Dataset.to_zarr` that say what is stored; `None` is its default."""
 
     group: str | None
+    mode: ZarrMode | None
+    append_dim: Hashable | None
+    region: Region | None
     encoding: Mapping[Any, Any] | None
     safe_chunks: bool
     align_chunks: bool
@@ -105,9 +119,14 @@ def plan(
                 raise InvalidInput(
                     f"expected a Dataset, DataArray or DataTree, found {type(dataset).__name__}"
                 )
-    except InvalidInput:
+    except HamtError:
         raise
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except (ContainsGroupError, FileExistsError) as error:
+        raise InvalidInput(
+            f"the base has the group {options.group or '/'!r} already: pass append_dim= to append to it, mode='a' to "
+            "add variables or write over them, region= to write into it, or mode='w' to replace it"
+        ) from error
+    except REFUSALS as error:
         raise InvalidInput(f"{error}{_advice(str(error), dataset)}") from error
     if not options.safe_chunks and not options.align_chunks:
         for source in writer.sources:
@@ -120,8 +139,7 @@ def _dump(
 ) -> None:
     _refuse_other_names(dataset)
     store = _open(record, options, options.consolidated)
-    dataset = prepared(dataset, options.encoding or {})
-    dataset.dump_to_store(store, writer=writer, encoding=options.encoding)
+    _dump_group(dataset, store, options.encoding, options, writer)
 
 
 def _dump_tree(
@@ -130,6 +148,10 @@ def _dump_tree(
     if options.group is not None:
         raise InvalidInput(
             "group= is not for a DataTree, whose nodes are the groups: pass tree[group] as a Dataset"
+        )
+    if options.append_dim is not None:
+        raise InvalidInput(
+            "append_dim= is not for a DataTree: pass each node as a Dataset, with its path as group="
         )
     encoding = options.encoding or {}
     if unknown := set(encoding) - set(tree.groups):
@@ -141,18 +163,50 @@ def _dump_tree(
         at_root = node is tree
         dataset = node.to_dataset(inherit=at_root)
         _refuse_other_names(dataset)
-        own = encoding.get(node.path, {})
         store = root if at_root else root.get_child_store(path)
-        prepared(dataset, own).dump_to_store(store, writer=writer, encoding=own or None)
+        _dump_group(dataset, store, encoding.get(node.path), options, writer)
+
+
+def _dump_group(
+    dataset: xr.Dataset,
+    store: ZarrStore,
+    encoding: Mapping[Any, Any] | None,
+    options: ZarrOptions,
+    writer: _CapturingWriter,
+) -> None:
+    dataset = store._validate_and_autodetect_region(dataset)
+    store._validate_encoding(encoding or {})
+
+    def place(name: Hashable) -> Place | None:
+        return _place(store, name, dataset.variables[name].dims, options)
+
+    dataset = prepared(dataset, encoding or {}, place)
+    dataset.dump_to_store(store, writer=writer, encoding=encoding)
+
+
+def _place(store: ZarrStore, name: Hashable, dims: Sequence[Hashable], options: ZarrOptions) -> Place | None:
+    """Where a variable goes in the array that the base has for it, if it has one and keeps it."""
+    if store._mode == "w" or name not in store.array_keys():
+        return None
+    array = store.zarr_group[name]
+    region = store._write_region or {}
+    start = [
+        size if dim == options.append_dim else region.get(dim, slice(None)).start or 0
+        for dim, size in zip(dims, array.shape, strict=True)
+    ]
+    return Place(tuple(array.shards or array.chunks), tuple(start))
 
 
 def _open(record: RecordingStore, options: ZarrOptions, consolidated: bool | None) -> ZarrStore:
+    mode = _choose_default_mode(mode=options.mode, append_dim=options.append_dim, region=options.region)
     store: ZarrStore = ZarrStore.open_group(
         record,
-        mode="w-",
+        mode=mode,
         group=options.group,
-        consolidated=False,
-        consolidate_on_close=consolidated is not False,
+        consolidated=consolidated if mode == "r+" else False,
+        consolidate_on_close=mode != "r+" and consolidated is not False,
+        append_dim=options.append_dim,
+        write_region=dict(options.region) if isinstance(options.region, Mapping) else options.region,
         safe_chunks=options.safe_chunks,
         align_chunks=options.align_chunks,
         zarr_format=options.zarr_format,
@@ -177,62 +231,6 @@ def _refuse_other_names(dataset: xr.Dataset) -> None:
     for name in [*dataset.dims, *dataset.variables]:
         if not isinstance(name, str) or not name:
             raise InvalidInput(f"names in a Zarr group are text that is not empty, found {name!r}: rename it")
-
-
-def prepared(dataset: xr.Dataset, encoding: Mapping[Hashable, Any]) -> xr.Dataset:
-    """`dataset` with no variable left that would be loaded whole on the driver, if it is large."""
-    for variable in dataset.variables.values():
-        if variable.size == 0:
-            variable.load()
-    large = {
-        name: variable
-        for name, variable in dataset.variables.items()
-        if name not in dataset.indexes
-        and not variable._in_memory
-        and variable.chunks is None
-        and variable.nbytes > MAX_EAGER_BYTES
-    }
-    if not large:
-        return dataset
-    dataset = dataset.copy()
-    for name, variable in large.items():
-        own = dict(encoding.get(name, {}))
-        chunks = _target_chunks(variable, own)
-        blocks = _grown(chunks, variable.shape, variable.dtype.itemsize)
-        chunked = variable.chunk(dict(zip(variable.dims, blocks, strict=True)))
-        if not own.get("shards", variable.encoding.get("shards")):
-            chunked.encoding = {**variable.encoding, "chunks": chunks}
-        dataset[name] = chunked
-        warnings.warn(
-            f"{name!r} is lazy but not chunked, and its {variable.nbytes >> 20} MiB would be loaded whole: it is "
-            f"read in blocks of {blocks}, which are whole Zarr chunks. Open it with chunks= to choose others",
-            stacklevel=2,
-        )
-    return dataset
-
-
-def _target_chunks(variable: xr.Variable, encoding: Mapping[str, Any]) -> tuple[int, ...]:
-    """The shape of the pieces that are written at once, shards or chunks, which zarr would choose."""
-    own = {**variable.encoding, **encoding}
-    if own.get("shards"):
-        return tuple(own["shards"])
-    if own.get("chunks"):
-        return tuple(own["chunks"])
-    encoded = xr.conventions.encode_cf_variable(variable.chunk())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the data type, which the real array gives again
-        array = zarr.create(variable.shape, dtype=encoded.dtype, store=MemoryStore())
-    return tuple(array.chunks)
-
-
-def _grown(chunks: tuple[int, ...], shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """`chunks` times whole numbers, to about `LAZY_CHUNK_BYTES`, the last axes first."""
-    grown = list(chunks)
-    for axis in reversed(range(len(chunks))):
-        room = LAZY_CHUNK_BYTES // max(math.prod(grown) * itemsize, 1)
-        most = math.ceil(shape[axis] / chunks[axis])
-        grown[axis] = chunks[axis] * max(1, min(room, most))
-    return tuple(grown)
 
 
 def _refuse_shared_chunks(source: Source, dataset: XarrayObject) -> None:

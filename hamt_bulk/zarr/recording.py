@@ -1,13 +1,18 @@
-"""A Zarr store that keeps what is written until somebody takes it."""
+"""A Zarr store that keeps what is written until somebody takes it, over a base that is read."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from zarr.core.buffer import Buffer
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import MemoryStore
 
 from hamt_bulk.block import Data
-from hamt_bulk.zarr.keys import is_metadata
+from hamt_bulk.cas.loop import run_sync
+from hamt_bulk.zarr.folders import Folders
+from hamt_bulk.zarr.keys import folder_start, is_metadata
+from hamt_bulk.zarr.store import ZarrHAMTStore
 
 
 class _Record(dict[str, Buffer]):
@@ -28,24 +33,94 @@ class _Record(dict[str, Buffer]):
 
 class RecordingStore(MemoryStore):
     """
-    Records keys and values.
+    Records keys and values that are written; reads those, and what they do not hide of `base`.
 
     A copy that was pickled starts empty: each task of a build unpickles its targets and so has a record
     of its own, whatever threads, retries and speculative runs there are.
+
+    Folders of the base are listed from its consolidated metadata, where it has some, as zarr itself opens it;
+    else from a walk through the tree.
     """
 
     _store_dict: _Record
 
-    def __init__(self) -> None:
+    def __init__(self, base: ZarrHAMTStore | None = None) -> None:
         super().__init__(_Record())
+        self.cleared: list[str] = []
+        """Starts of keys of which the base's count no longer."""
+        self._base = base
+        self._folders_of_base: Folders | None = None
+        self._is_listed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RecordingStore, ()
+        return RecordingStore, (self._base,)
 
     def __eq__(self, other: object) -> bool:
         return self is other
 
     __hash__ = object.__hash__
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        if self._base is None or key in self._store_dict or self._is_hidden(key):
+            return await super().get(key, prototype, byte_range)
+        return await self._base.get(key, prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        if await super().exists(key):
+            return True
+        return self._base is not None and not self._is_hidden(key) and await self._base.exists(key)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    def get_sync(self, key: str, **options: Any) -> Buffer | None:
+        """As `get`, for the synchronous codec pipeline that zarr has from 3.2 on."""
+        return run_sync(self.get(key, **options))
+
+    async def list(self) -> AsyncIterator[str]:
+        async for key in super().list():
+            yield key
+        if self._base is not None:
+            async for key in self._base.list():
+                if key not in self._store_dict and not self._is_hidden(key):
+                    yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        async for key in self.list():
+            if key.startswith(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        own = {name async for name in super().list_dir(prefix)}
+        for name in own:
+            yield name
+        start = folder_start(prefix.rstrip("/"))
+        if self._base is None or self.is_cleared(start):
+            return
+        async for name in self._names_in_base(start):
+            if (
+                name not in own
+                and not self._is_hidden(start + name)
+                and not self.is_cleared(f"{start}{name}/")
+            ):
+                yield name
+
+    async def is_empty(self, prefix: str) -> bool:
+        async for _ in self.list_dir(prefix):
+            return False
+        return True
+
+    async def delete_dir(self, prefix: str) -> None:
+        start = folder_start(prefix)
+        for key in [key for key in self._store_dict if key.startswith(start)]:
+            dict.__delitem__(self._store_dict, key)
+        self.cleared.append(start)
+
+    async def clear(self) -> None:
+        await self.delete_dir("")
 
     def take_chunks(self) -> Iterator[tuple[str, Data | None]]:
         """
@@ -60,11 +135,57 @@ class RecordingStore(MemoryStore):
                 self._store_dict.deleted.discard(key)
                 yield key, None
 
-    def metadata(self) -> Iterator[tuple[str, Data]]:
-        """The metadata documents, by key."""
+    def metadata(self) -> Iterator[tuple[str, Data | None]]:
+        """The metadata documents, by key; `None` for one that was deleted."""
         for key, value in sorted(self._store_dict.items()):
             if is_metadata(key):
                 yield key, _data(value)
+        for key in sorted(self._store_dict.deleted):
+            if is_metadata(key):
+                yield key, None
+
+    def _is_hidden(self, key: str) -> bool:
+        """Whether what the base has under `key` counts no longer."""
+        return key in self._store_dict.deleted or self.is_cleared(key)
+
+    def is_cleared(self, key: str) -> bool:
+        """Whether `key` was in a folder that was deleted."""
+        return any(key.startswith(start) for start in self.cleared)
+
+    async def _names_in_base(self, start: str) -> AsyncIterator[str]:
+        assert self._base is not None
+        if not self._is_listed:
+            self._folders_of_base = await consolidated_folders(self._base)
+            self._is_listed = True
+        folders = self._folders_of_base
+        known = None if folders is None else folders.names(start[:-1])
+        if known is None:
+            async for name in self._base.list_dir(start):
+                yield name
+        else:
+            for name in known:
+                yield name
+
+
+async def consolidated_folders(store: ZarrHAMTStore) -> Folders | None:
+    """The groups and arrays that the consolidated metadata of a hierarchy names; `None` when it has none."""
+    folders = Folders()
+    for key in ("zarr.json", ".zmetadata"):
+        document = await store.get(key)
+        if document is None:
+            continue
+        try:
+            content = json.loads(document.to_bytes())
+            if key == "zarr.json":
+                names = [f"{path}/zarr.json" for path in content["consolidated_metadata"]["metadata"]]
+            else:
+                names = list(content["metadata"])
+        except (ValueError, TypeError, KeyError):
+            continue  # no consolidated metadata in it; what else is wrong with it zarr will say
+        for name in (*names, key):
+            folders.add(name)
+        return folders
+    return None
 
 
 def _data(value: Buffer) -> Data:

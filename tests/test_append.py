@@ -84,7 +84,7 @@ STEPS = {
     ],
     "sharded": [
         (
-            days(0, 8, 8),
+            days(0, 8, 8).chunk(x=6),
             {"encoding": ENCODING | {"t2m": {"chunks": (2, 5, 3), "shards": (8, 5, 6)}}},
         ),
         (days(8, 12, 4).chunk(x=6), {"append_dim": "time"}),
@@ -155,8 +155,10 @@ def test_a_year_of_daily_appends_is_the_year_built_at_once(tmp_path):
 
 
 def test_a_tree_of_datasets_is_added_to():
-    first = xr.DataTree.from_dict({"/": days(0, 4), "/a": days(0, 8)})
-    second = xr.DataTree.from_dict({"/": days(0, 4) * 2, "/b/c": days(3, 5, 2)})
+    first = xr.DataTree.from_dict({"/": xr.Dataset(attrs={"a": 1}), "/a": days(0, 8)})
+    second = xr.DataTree.from_dict(
+        {"/": xr.Dataset(attrs={"b": 2}), "/a": days(0, 8) * 2, "/b/c": days(3, 5, 2)}
+    )
     store, cas = MemoryStore(), InMemoryCAS()
     first.to_zarr(store)
     second.to_zarr(store, mode="a")
@@ -182,7 +184,7 @@ def test_a_lazy_variable_is_cut_on_the_chunks_of_the_base(monkeypatch, tmp_path)
 def test_an_append_reads_only_the_paths_it_changes():
     """Of a tree of many chunks: nodes on the paths to the new chunks and to metadata, no other chunk."""
     cas = CountingCAS()
-    many = {f"t2m/c/{n // 100}/0/{n % 100}": b"%d" % n for n in range(30_000)}
+    many = {f"other/c/{n // 100}/0/{n % 100}": b"%d" % n for n in range(30_000)}
     base = build(many, cas, base=to_hamt(days(0, 10), cas, encoding=ENCODING))
     nodes = sum(cid[1] == 0x71 for cid in cas.blocks)
     cas.loads.clear()
@@ -203,7 +205,7 @@ BAD = {
         "different dimension sizes|sizes",
     ),
     "other chunks": (days(10, 18, 3), {"append_dim": "time"}, r"align_chunks=True"),
-    "another type": (days(10, 12).astype("i2"), {"append_dim": "time"}, "dtype"),
+    "another type": (days(10, 12).astype("c8"), {"append_dim": "time"}, r"'t2m' has complex64 .* float32"),
     "a dimension that is not there": (days(10, 12), {"append_dim": "day"}, "append_dim='day' does not match"),
     "a dimension less": (days(10, 12).isel(x=0), {"append_dim": "time"}, "dimension"),
     "mode w-": (days(0, 4), {"mode": "w-"}, "has the group '/' already: pass append_dim="),
@@ -241,6 +243,16 @@ def test_a_dataset_that_does_not_fit_is_refused(name):
     assert in_tree(base, cas) == before
     good = days(10, 12, 2)
     assert to_hamt(good, cas, base=base, append_dim="time") == to_hamt(days(0, 12), cas, encoding=ENCODING)
+
+
+def test_a_type_that_packing_explains_is_no_other_type():
+    cas, packed = InMemoryCAS(), {"t2m": {"dtype": "int16", "scale_factor": 0.01, "_FillValue": -1}}
+    base = to_hamt(days(0, 8), cas, encoding=ENCODING | packed)
+    root = to_hamt(days(8, 12).astype("f8"), cas, base=base, append_dim="time")
+    assert root == to_hamt(days(0, 12), cas, encoding=ENCODING | packed)
+    counts = to_hamt(days(0, 8).astype("int32"), cas, encoding=ENCODING)
+    with pytest.raises(InvalidInput, match=r"'t2m' has float32 .* int32"):
+        to_hamt(days(8, 12), cas, base=counts, append_dim="time")
 
 
 @pytest.mark.parametrize(

@@ -180,8 +180,22 @@ def _dump_group(
     def place(name: Hashable) -> Place | None:
         return _place(store, name, dataset.variables[name].dims, options)
 
+    _refuse_other_types(dataset, store)
     dataset = prepared(dataset, encoding or {}, place)
     dataset.dump_to_store(store, writer=writer, encoding=encoding)
+
+
+def _refuse_other_types(dataset: xr.Dataset, store: ZarrStore) -> None:
+    """xarray stores what it is given in the type of the array that is there, and would cut off what does not fit."""
+    for name in set(dataset.variables).intersection(() if store._mode == "w" else store.array_keys()):
+        there = xr.conventions.decode_cf_variable(name, store.open_store_variable(name))
+        given = dataset.variables[name]
+        if "O" in (there.dtype.kind, given.dtype.kind):
+            continue  # text and calendars, which xarray itself looks at
+        if not np.can_cast(given.dtype, there.dtype, "same_kind"):
+            raise InvalidInput(
+                f"{name!r} has {given.dtype} where the base has {there.dtype}: convert it with .astype() first"
+            )
 
 
 def _place(store: ZarrStore, name: Hashable, dims: Sequence[Hashable], options: ZarrOptions) -> Place | None:

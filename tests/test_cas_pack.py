@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from cas_contract import ABSENT, LARGE, CASContract, cid_of
@@ -369,3 +371,19 @@ def test_a_store_is_little_larger_than_its_blocks(store: Path, size: int, count:
     files = [path for path in store.rglob("*") if path.is_file()]
     assert len(files) == 3
     assert sum(path.stat().st_size for path in files) <= limit * 2 * size * count
+
+
+def test_threads_that_miss_together_all_find_a_new_pack(store):
+    """One of them takes the pack in; the others, who find nothing new after that, look again all the same."""
+    readers, reader = 8, PackCAS(store)
+    with ThreadPoolExecutor(readers) as threads:
+        for number in range(60):
+            [cid] = write(store, [b"%d" % number])
+            barrier = Barrier(readers)
+
+            def read(cid: bytes = cid, barrier: Barrier = barrier) -> bytes:
+                barrier.wait()
+                return reader.load_many([cid])[0]
+
+            for found in [threads.submit(read) for _ in range(readers)]:
+                assert found.result() == b"%d" % number

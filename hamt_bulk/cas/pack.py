@@ -60,7 +60,7 @@ class PackCAS(LocalCAS):
         if len(cids) == 1:
             return [self._read(cids[0])]
         if not self._index.opened:
-            self._refresh()
+            self._refresh(self._index.version)
         found: list[Data | None] = [None] * len(cids)
         for position, archive, offset in self._index.find_many(cids):
             if found[position] is None:
@@ -80,13 +80,14 @@ class PackCAS(LocalCAS):
             return waiting
         trouble: BlockMismatch | CASError | None = None
         for attempt in range(2):
+            seen = self._index.version
             try:
                 data = load_sound(self._index.find(cid), cid)
                 if data is not None:
                     return data
             except (BlockMismatch, CASError) as error:
                 trouble = error
-            if attempt == 0 and not self._refresh():
+            if attempt == 0 and not self._refresh(seen):
                 break
         raise trouble or self._not_found(cid)
 
@@ -94,10 +95,11 @@ class PackCAS(LocalCAS):
         """A block that was saved and not flushed."""
         return None if self._implicit is None else self._implicit.read(cid)
 
-    def _refresh(self) -> bool:
-        """Looks for new packs. True when there were some."""
+    def _refresh(self, seen: int) -> bool:
+        """Looks for new packs. True when there are more than in version `seen` of the index."""
         self._check_format()
-        return self._index.refresh()
+        # Another thread may have found them in between.
+        return self._index.refresh() or self._index.version != seen
 
     def _not_found(self, cid: bytes) -> BlockNotFound | CASError:
         what = f"no block {text(cid)} in {self.path}"
@@ -124,8 +126,9 @@ class PackCAS(LocalCAS):
 
     def _lengths(self, cids: Sequence[bytes]) -> list[int | None]:
         """The length of each block as its section says: not verified, `None` without one."""
+        seen = self._index.version
         lengths = self._find_lengths(cids)
-        if None in lengths and self._refresh():
+        if None in lengths and self._refresh(seen):
             lengths = self._find_lengths(cids)
         return lengths
 

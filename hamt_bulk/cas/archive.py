@@ -38,19 +38,21 @@ class Archive:
     """
     A CAR file, v1 or v2, with an index or not.
 
-    damage  what was found wrong with the file, or `None`; blocks that can still be found are served
+    damage   what was found wrong with the file, or `None`; blocks that can still be found are served
+    is_gone  whether the file was missing when it was last read; packs are merged
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damage: str | None = None
+        self.is_gone = False
         self._name = str(path)
         self._stamp: tuple[int, ...] | None = None
 
     def open(self) -> tuple[Header | None, Index]:
         """The header and where the blocks are: from the file's index, else by reading through it."""
         _descriptors.drop(self._name)
-        self.damage = None
+        self.damage, self.is_gone = None, False
         with outside("cannot read", self.path), self.path.open("rb") as file:
             self._stamp = _stamp(os.fstat(file.fileno()))
             header = self._header(file)
@@ -121,7 +123,7 @@ class Archive:
             if end > len(head):
                 data = os.pread(descriptor.number, end - start, offset + start)
         except FileNotFoundError:
-            self.damage = "it is gone"
+            self.is_gone = True
             return None
         except OSError as error:
             raise failure("cannot read", self.path, error) from error

@@ -107,6 +107,11 @@ class PackCAS(LocalCAS):
             return CASError(f"{what}, but {len(unread)} packs may hold it: {next(iter(unread.values()))}")
         if not self.path.exists():
             return BlockNotFound(f"{what}: there is no such folder; was another path meant?")
+        if gone := [archive for archive in self._index.archives if archive.is_gone]:
+            return BlockNotFound(
+                f"{what}: {len(gone)} of the packs that were here are gone and may have held it "
+                f"({gone[0].path.name}). If nobody merged them, restore them from a copy"
+            )
         if damaged := self._index.damaged():
             lines = "; ".join(f"{archive.path.name}: {archive.damage}" for archive in damaged[:3])
             return BlockNotFound(

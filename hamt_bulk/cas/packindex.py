@@ -23,6 +23,7 @@ from hamt_bulk.cas.archive import Archive, Place
 from hamt_bulk.cas.files import make_folder, outside, write_durably
 from hamt_bulk.cas.locations import Locations
 from hamt_bulk.cas.packfile import KINDS, temporary_name
+from hamt_bulk.cas.packmerge import groups, merge
 from hamt_bulk.errors import CASError
 
 MAGIC = b"hamt_bulk multi-pack index 1\n\0\0\0"
@@ -122,21 +123,22 @@ class PackIndex:
 
     def save(self) -> None:
         """
-        Writes one index file over all sound packs, if that is worth it.
+        Merges small packs, and writes one index file over all sound packs, where that is worth it.
 
-        It is 20 bytes a block of the whole store. So a small addition to a large one, a day of many years,
+        The index is 20 bytes a block of the whole store. So a small addition to a large one, a day of many years,
         waits for others: its packs are read through their own indexes.
         """
         with self._lock:
             self.refresh()
+            merged = self._merge_packs()
             small = self._fresh_packs < MAX_FRESH_PACKS and len(self._fresh) < MIN_FRESH_SHARE * len(
                 self._mapped
             )
-            if self._fresh_packs < 2 or small:
+            if not merged and (self._fresh_packs < 2 or small):
                 return
             every = Locations.merge([self._mapped, self._fresh])
             sound = [number for number, archive in enumerate(self.archives) if archive.damage is None]
-            names = [f"{path.parent.name}/{path.name}" for path in (self.archives[n].path for n in sound)]
+            names = [_name(self.archives[number]) for number in sound]
             parts = _encode(names, every.only(sound))
             final = self._folder / "index" / f"{parts[-1].hex()[:40]}.mpi"
             temporary = self._folder / "tmp" / temporary_name()
@@ -148,6 +150,24 @@ class PackIndex:
                 for path in old - {final}:
                     path.unlink(missing_ok=True)
             self._mapped, self._fresh, self._fresh_packs = every, Locations.empty(), 0
+
+    def _merge_packs(self) -> bool:
+        """Merges small packs. True when there were enough of them."""
+        sizes: dict[str, int] = {}
+        for archive in self.archives:
+            with outside("cannot read", archive.path), suppress(FileNotFoundError):
+                if archive.damage is None:
+                    sizes[_name(archive)] = archive.path.stat().st_size
+        gone = {name for names in groups(sizes) for name in merge(self._folder, names)}
+        if not gone:
+            return False
+        kept = [number for number, archive in enumerate(self.archives) if _name(archive) not in gone]
+        self._fresh = Locations.merge([self._mapped, self._fresh]).only(kept)
+        self._mapped = Locations.empty()
+        self.archives = [self.archives[number] for number in kept]
+        self._names -= gone
+        self.refresh()
+        return True
 
     def _map(self, listed: set[str]) -> None:
         """Uses the index file that covers most of the packs that are there."""
@@ -164,6 +184,11 @@ class PackIndex:
             names, self._mapped = best
             self.archives += [Archive(self._folder / "packs" / name) for name in names]
             self._names.update(names)
+
+
+def _name(archive: Archive) -> str:
+    """KIND/NAME.car"""
+    return f"{archive.path.parent.name}/{archive.path.name}"
 
 
 def _encode(names: list[str], rows: Locations) -> list[bytes | memoryview]:

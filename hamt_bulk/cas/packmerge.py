@@ -1,0 +1,84 @@
+"""
+Merging small packs, so that many small additions do not become as many files.
+
+Packs of about one size are merged once there are enough of them, as in a log-structured merge tree: a block
+is written again once for each class of sizes, and a year of daily additions leaves some dozens of files. Large
+packs stay as they are.
+
+A merged pack is in place, durably, before the packs that it replaces go. Readers that knew of those
+find that they are gone, and look again.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from hamt_bulk.block import Block, verify
+from hamt_bulk.car import read_header, scan
+from hamt_bulk.cas.files import outside
+from hamt_bulk.cas.packfile import PackWriter
+from hamt_bulk.errors import BlockMismatch, CASError, InvalidInput
+
+MERGED_PACKS = 16
+"""How many packs of a size it takes."""
+
+SMALL_PACK_BYTES = 4 << 20
+"""Larger packs are not merged."""
+
+_CLASS_BITS = 3  # a class of sizes ends at eight times where it begins
+
+
+def groups(sizes: Mapping[str, int]) -> list[list[str]]:
+    """
+    Which packs to merge into one each.
+
+    sizes  bytes by name, KIND/NAME.car
+    """
+    classes: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for name, size in sizes.items():
+        if size < SMALL_PACK_BYTES:
+            classes[name.partition("/")[0], size.bit_length() // _CLASS_BITS].append(name)
+    return [sorted(names) for names in classes.values() if len(names) >= MERGED_PACKS]
+
+
+def merge(folder: Path, names: Sequence[str]) -> list[str]:
+    """The packs that were merged, and are gone. Those in which anything is wrong stay where they are."""
+    merged: dict[str, int] = {}
+    with PackWriter(folder, "blake3") as writer:
+        for name in names:
+            path = folder / "packs" / name
+            with suppress(CASError, InvalidInput, BlockMismatch), outside("cannot read", path):
+                inode, blocks = path.stat().st_ino, _blocks(path)
+                writer.save_many(blocks)
+                merged[name] = inode
+        if len(merged) > 1:
+            writer.flush()
+    if len(merged) < 2:
+        return []
+    gone = []
+    for name, inode in merged.items():
+        path = folder / "packs" / name
+        with outside("cannot remove", path), suppress(FileNotFoundError):
+            # Another one in its place is the merged pack: one of the old ones held all that the others did.
+            if path.stat().st_ino == inode:
+                path.unlink()
+                gone.append(name)
+    return gone
+
+
+def _blocks(path: Path) -> list[Block]:
+    """All blocks of a pack. Raises `InvalidInput` or `BlockMismatch` when it is damaged."""
+    with path.open("rb") as file:
+        header = read_header(file)
+        if header.version != 2 or not header.finished or header.index_offset is None:
+            raise InvalidInput(f"{path} is not a finished pack")
+        file.seek(header.data_offset)
+        payload = memoryview(file.read(header.data_size))
+        blocks = [
+            Block(section.cid, payload[section.data_offset : section.data_offset + section.data_length])
+            for section in scan(file, header)
+        ]
+    for cid, data in blocks:
+        verify(cid, data)
+    return blocks

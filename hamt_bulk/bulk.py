@@ -12,6 +12,8 @@ returns its root.
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
 from multiformats import CID
@@ -65,15 +67,38 @@ def build(
     a root reaches was written.
     """
     target = Target.of(cas, max_bucket_size, hash_fn)
-    tree = Base.of(target, None if base is None else to_bytes(base))
+    return to_cid(edited(target, None if base is None else to_bytes(base), items))
+
+
+def edited(
+    target: Target, root: bytes | None, items: Items, pointers: Mapping[str, bytes] = MappingProxyType({})
+) -> bytes:
+    """
+    `build`, where everything is opened and checked.
+
+    pointers  edits whose values are saved already, by key; `items` come after them
+    """
+    base = Base.of(target, root)
     with target.cas.writer() as writer:
-        edits = Manifest.of(save_values(items, writer), hash_fn)
-        reads = update_slots(tree.slots, edits, target.layout, writer.save_many, hash_fn)
+        edits = Manifest.of(chain(pointers.items(), save_values(items, writer)), target.hash_fn)
+        reads = update_slots(base.slots, edits, target.layout, writer.save_many, target.hash_fn)
         changed = drive(reads, Reader(target.cas).blocks)
-        new = assemble(tree.root, tree.slots, changed, target.layout, writer.save_many)
+        new = assemble(base.root, base.slots, changed, target.layout, writer.save_many)
         writer.flush()
     tidy(target.cas)
-    return to_cid(new)
+    return new
+
+
+def update(
+    root: AnyCID,
+    items: Items,
+    cas: ContentAddressedStore | str,
+    *,
+    max_bucket_size: int = BUCKET_SIZE,
+    hash_fn: HashFn = blake3_hashfn,
+) -> CID:
+    """The root after `items` were set, or deleted where the value is `None`: `build` with `root` as its base."""
+    return build(items, cas, base=root, max_bucket_size=max_bucket_size, hash_fn=hash_fn)
 
 
 def tidy(cas: ContentAddressedStore) -> None:

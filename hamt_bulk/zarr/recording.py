@@ -40,17 +40,19 @@ class RecordingStore(MemoryStore):
 
     Folders of the base are listed from its consolidated metadata, where it has some, as zarr itself opens it;
     else from a walk through the tree.
+
+    folders  what lies in the folders of the base, when that is known
     """
 
     _store_dict: _Record
 
-    def __init__(self, base: ZarrHAMTStore | None = None) -> None:
+    def __init__(self, base: ZarrHAMTStore | None = None, folders: Folders | None = None) -> None:
         super().__init__(_Record())
         self.cleared: list[str] = []
         """Starts of keys of which the base's count no longer."""
         self._base = base
-        self._folders_of_base: Folders | None = None
-        self._is_listed = False
+        self._folders_of_base = folders
+        self._is_listed = folders is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RecordingStore, (self._base,)
@@ -155,7 +157,7 @@ class RecordingStore(MemoryStore):
     async def _names_in_base(self, start: str) -> AsyncIterator[str]:
         assert self._base is not None
         if not self._is_listed:
-            self._folders_of_base = await consolidated_folders(self._base)
+            self._folders_of_base = await _consolidated_folders(self._base)
             self._is_listed = True
         folders = self._folders_of_base
         known = None if folders is None else folders.names(start[:-1])
@@ -167,25 +169,27 @@ class RecordingStore(MemoryStore):
                 yield name
 
 
-async def consolidated_folders(store: ZarrHAMTStore) -> Folders | None:
+async def _consolidated_folders(store: ZarrHAMTStore) -> Folders | None:
     """The groups and arrays that the consolidated metadata of a hierarchy names; `None` when it has none."""
-    folders = Folders()
-    for key in ("zarr.json", ".zmetadata"):
-        document = await store.get(key)
-        if document is None:
-            continue
-        try:
-            content = json.loads(document.to_bytes())
-            if key == "zarr.json":
-                names = [f"{path}/zarr.json" for path in content["consolidated_metadata"]["metadata"]]
-            else:
-                names = list(content["metadata"])
-        except (ValueError, TypeError, KeyError):
-            continue  # no consolidated metadata in it; what else is wrong with it zarr will say
-        for name in (*names, key):
-            folders.add(name)
-        return folders
+    for document in ("zarr.json", ".zmetadata"):
+        value = await store.get(document)
+        if value is not None and (names := named_in(document, value.to_bytes())) is not None:
+            folders = Folders()
+            for name in (*names, document):
+                folders.add(name)
+            return folders
     return None
+
+
+def named_in(document: str, content: bytes) -> list[str] | None:
+    """The keys of the documents of which `zarr.json` or `.zmetadata` has a copy; `None` when it has none."""
+    try:
+        parsed = json.loads(content)
+        if document == "zarr.json":
+            return [f"{path}/zarr.json" for path in parsed["consolidated_metadata"]["metadata"]]
+        return list(parsed["metadata"])
+    except (ValueError, TypeError, KeyError):
+        return None  # what is wrong with the document zarr will say
 
 
 def _data(value: Buffer) -> Data:

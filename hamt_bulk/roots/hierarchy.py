@@ -1,0 +1,50 @@
+"""The Zarr hierarchy under a root, looked up by key."""
+
+import re
+
+from hamt_bulk.nodes import Tree
+from hamt_bulk.roots.documents import Member, member_of
+
+CHUNK = re.compile(r"c(?:[./]\d+)*|\d+(?:[./]\d+)*")
+"""The key of a chunk without the path of its array, in any of Zarr's encodings."""
+
+
+class Hierarchy:
+    """The arrays and groups of a tree. Each is looked up when it is first asked for, and kept."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._members: dict[str, Member | None] = {}
+
+    def at(self, path: str) -> Member | None:
+        """The array or group at `path`; `None` when it has no document."""
+        if path not in self._members:
+            start = f"{path}/" if path else ""
+            self._members[path] = member_of(lambda name: self._value(start + name))
+        return self._members[path]
+
+    def owner(self, key: str) -> tuple[str, Member] | None:
+        """The array that `key` lies in, and its path."""
+        absent = 0
+        for path in _folders(key):
+            member = self.at(path)
+            if member is None:
+                absent += 1
+            elif member.kind == "array":
+                return path, member
+            # An array may lie in a folder that is no group; but to look into every folder would take a request
+            # for every stray key.
+            if absent == 2:
+                break
+        return None
+
+    def _value(self, key: str) -> bytes | None:
+        pointer = self._tree.pointer(key)
+        return None if pointer is None else self._tree.read(pointer)
+
+
+def _folders(key: str) -> list[str]:
+    """The folders of which `key` may be a chunk, the outermost first; if of none the one it lies in."""
+    cuts = [-1, *(at for at, char in enumerate(key) if char == "/")]
+    found = [key[: max(cut, 0)] for cut in cuts if CHUNK.fullmatch(key, cut + 1)]
+    return found or [key.rpartition("/")[0]]

@@ -7,7 +7,9 @@ Parallel bulk builds of content-addressed Zarr hierarchies.
     root = to_hamt(ds, PackCAS("store"))
 """
 
-from hamt_bulk.bulk import build
+from typing import TYPE_CHECKING, Any
+
+from hamt_bulk.bulk import build, update
 from hamt_bulk.cas import (
     CarCAS,
     ContentAddressedStore,
@@ -18,12 +20,18 @@ from hamt_bulk.cas import (
     Writer,
     open_cas,
 )
+from hamt_bulk.hamt import HAMT
 from hamt_bulk.integrity import check
 from hamt_bulk.manifest import blake3_hashfn
+from hamt_bulk.roots import copy, delete, diff, merge
+
+if TYPE_CHECKING:
+    from hamt_bulk.zarr import ZarrHAMTStore
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "HAMT",
     "CarCAS",
     "ContentAddressedStore",
     "InMemoryCAS",
@@ -31,9 +39,28 @@ __all__ = [
     "PackCAS",
     "Receipt",
     "Writer",
+    "ZarrHAMTStore",
     "__version__",
     "blake3_hashfn",
     "build",
     "check",
+    "copy",
+    "delete",
+    "diff",
+    "merge",
     "open_cas",
+    "update",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # zarr takes half a second to import, and a tree of keys and values does without.
+    if name == "ZarrHAMTStore":
+        from hamt_bulk.zarr import ZarrHAMTStore
+
+        return ZarrHAMTStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,56 +1,67 @@
-"""`hamt-bulk ingest`: files become a root."""
+"""`hamt-bulk ingest` and `append`: files become a root."""
 
 import json
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.cli.cluster import running_on
-from hamt_bulk.cli.console import CasOption, command, say, store, url_of, wrong
+from hamt_bulk.cli.console import CasOption, RootArgument, command, root_of, say, store, url_of, wrong
+from hamt_bulk.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from multiformats import CID
+
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE...", help="netCDF or GRIB files, globs of them, or a Zarr folder or URL."),
+]
+ChunksOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIM=N,…",
+        help="Chunks by dimension, as in time=24,lat=-1 (-1: all of it). Those not named are chosen: for "
+        "files, whole chunks of the file joined up to 16 MiB; for Zarr, what the source has.",
+    ),
+]
+GroupOption = Annotated[str | None, typer.Option(help="The group of the hierarchy that it becomes.")]
+EngineOption = Annotated[str | None, typer.Option(help="What xarray is to read it with.")]
+ConcatOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIM", help="Join the files along this dimension, in the order given, and not by coordinates."
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Worker processes; 0: threads of this process. Default: one for each core."),
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads in each worker process. Default: 1.")]
+SchedulerOption = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="A Dask cluster to work on, as in tcp://host:8786.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds this module's command."""
+    """Adds this module's commands."""
     app.command()(ingest)
+    app.command()(append)
 
 
 @command
 def ingest(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...", help="netCDF or GRIB files, globs of them, or a Zarr folder or URL."
-        ),
-    ],
+    sources: SourcesArgument,
     cas: CasOption = None,
-    chunks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIM=N,…",
-            help="Chunks by dimension, as in time=24,lat=-1 (-1: all of it). Those not named are chosen: for "
-            "files, whole chunks of the file joined up to 16 MiB; for Zarr, what the source has.",
-        ),
-    ] = None,
-    group: Annotated[str | None, typer.Option(help="The group of the new hierarchy that it becomes.")] = None,
-    engine: Annotated[str | None, typer.Option(help="What xarray is to read it with.")] = None,
-    concat_dim: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIM",
-            help="Join the files along this dimension, in the order given, and not by coordinates.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Worker processes; 0: threads of this process. Default: one for each core."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads in each worker process. Default: 1.")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A Dask cluster to work on, as in tcp://host:8786.")
-    ] = None,
+    chunks: ChunksOption = None,
+    group: GroupOption = None,
+    engine: EngineOption = None,
+    concat_dim: ConcatOption = None,
+    workers: WorkersOption = None,
+    threads: ThreadsOption = None,
+    scheduler: SchedulerOption = None,
     zarr_format: Annotated[
         int | None, typer.Option(min=2, max=3, help="Zarr's format, 2 or 3. Default: the source's, else 3.")
     ] = None,
@@ -60,12 +71,10 @@ def ingest(
     ] = None,
 ) -> None:
     """Store datasets, and print the root that names them."""
-    if scheduler is not None and (workers is not None or threads is not None):
-        wrong("--scheduler", "the workers of a cluster are its own: leave out --workers and --threads")
+    _refuse_both(scheduler, workers, threads)
     target = store(cas)
     sizes, encodings = parse_chunks(chunks), parse_encoding(encoding)
 
-    from hamt_bulk.block import text, to_bytes
     from hamt_bulk.cli.sources import open_sources
     from hamt_bulk.xarray import to_hamt
 
@@ -76,10 +85,84 @@ def ingest(
     with running_on(workers, threads, scheduler) as where:
         say(f"on         {where}")
         root = to_hamt(source.ds, target, group=group, encoding=encodings, zarr_format=source.zarr_format)
+    _tell(root, started, url_of(target, cas), group)
+
+
+@command
+def append(
+    root: RootArgument,
+    sources: SourcesArgument,
+    dim: Annotated[
+        str, typer.Option(metavar="DIM", help="The dimension along which the base becomes longer.")
+    ],
+    cas: CasOption = None,
+    group: GroupOption = None,
+    engine: EngineOption = None,
+    concat_dim: ConcatOption = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, help="Worker processes; 0: threads of this process, which is enough for a day."),
+    ] = 0,
+    threads: ThreadsOption = None,
+    scheduler: SchedulerOption = None,
+) -> None:
+    """
+    Append datasets to a root, and print the new one. The old one stays as it was.
+
+    Only what changes is read and written. Chunks are those of the base. Values of --dim that the base has
+    already are refused, so a call that is made twice appends once.
+    """
+    _refuse_both(scheduler, workers or None, threads)
+    target, base = store(cas), root_of(root)
+
+    from hamt_bulk.cli.sources import open_sources
+    from hamt_bulk.xarray import to_hamt
+
+    started = time.perf_counter()
+    source = open_sources(sources, {}, engine=engine, concat_dim=concat_dim, zarr_format=None)
+    refuse_overlap(source.ds, dim, base, target, group)
+    say(f"variables  {', '.join(map(str, source.ds.data_vars)) or 'none'}")
+    say(f"appended   {source.ds.sizes[dim]} along {dim}")
+    with running_on(None if scheduler else workers, threads, scheduler) as where:
+        say(f"on         {where}")
+        new = to_hamt(source.ds, target, base=base, group=group, append_dim=dim, align_chunks=True)
+    _tell(new, started, url_of(target, cas), group)
+
+
+def refuse_overlap(
+    ds: "xr.Dataset", dim: str, base: bytes, cas: ContentAddressedStore, group: str | None
+) -> None:
+    """Raises `InvalidInput` when the base has some of the coordinate's values already."""
+    import xarray as xr
+
+    from hamt_bulk.block import text
+
+    if dim not in ds.dims:
+        raise InvalidInput(f"the sources have no dimension {dim!r}, but {', '.join(map(str, ds.dims))}")
+    there = xr.open_dataset(text(base), engine="hamt", cas=cas, group=group, chunks=None)
+    if dim not in ds.indexes or dim not in there.indexes:
+        return
+    both = ds.indexes[dim].intersection(there.indexes[dim])
+    if len(both):
+        raise InvalidInput(
+            f"the base has {len(both)} of the {ds.sizes[dim]} values of {dim!r} already, such as {both[0]}: nothing "
+            'was appended. To write over them call to_hamt(…, region="auto") in Python'
+        )
+
+
+def _refuse_both(scheduler: str | None, workers: int | None, threads: int | None) -> None:
+    if scheduler is not None and (workers is not None or threads is not None):
+        wrong("--scheduler", "the workers of a cluster are its own: leave out --workers and --threads")
+
+
+def _tell(root: "CID", started: float, url: str, group: str | None) -> None:
+    """The root on stdout, and for people how it is opened."""
+    from hamt_bulk.block import text, to_bytes
+
     root_text = text(to_bytes(root))
     say(f"seconds    {time.perf_counter() - started:.1f}")
     say()
-    say(opening(root_text, url_of(target, cas), group))
+    say(opening(root_text, url, group))
     print(root_text)
 
 

@@ -12,7 +12,7 @@ from zarr.storage import MemoryStore
 
 from hamt_bulk import InMemoryCAS, PackCAS, build
 from hamt_bulk.block import to_bytes
-from hamt_bulk.errors import BlockNotFound, InvalidInput
+from hamt_bulk.errors import BlockNotFound, Conflict, InvalidInput
 from hamt_bulk.nodes import Tree
 from hamt_bulk.xarray import to_hamt
 
@@ -286,3 +286,13 @@ def test_a_missing_chunk_of_the_base_is_an_error_and_no_fill_value():
     del cas.blocks[lost]
     with pytest.raises(BlockNotFound):
         to_hamt(days(10, 12, 2), cas, base=base, append_dim="time")
+
+
+def test_a_conflict_names_the_variable_and_its_chunks(monkeypatch):
+    """Should a check in front of it ever miss that two tasks share a chunk."""
+    monkeypatch.setattr("hamt_bulk.xarray.plan._refuse_shared_chunks", lambda *_: None)
+    cas = InMemoryCAS()
+    base = to_hamt(days(0, 10), cas, encoding=ENCODING)
+    message = r"'t2m/c/[234]/0/[01]' was given .*Variable 't2m' has Dask chunks \(1, 1, 1, 1, 1, 1\).* and Zarr chunks \(4, 5, 3\)"
+    with pytest.raises(Conflict, match=message):
+        to_hamt(days(10, 16, 1), cas, base=base, append_dim="time", safe_chunks=False)

@@ -211,8 +211,8 @@ def test_a_large_lazy_variable_is_chunked_on_the_targets_chunks(tmp_path, monkey
     weather().compute().to_netcdf(tmp_path / "w.nc")
     with xr.open_dataset(tmp_path / "w.nc") as dataset:
         expected = by_to_zarr(dataset)
-    monkeypatch.setattr("hamt_bulk.xarray.plan.MAX_EAGER_BYTES", 1000)
-    monkeypatch.setattr("hamt_bulk.xarray.plan.LAZY_CHUNK_BYTES", 1000)
+    monkeypatch.setattr("hamt_bulk.xarray.lazy.MAX_EAGER_BYTES", 1000)
+    monkeypatch.setattr("hamt_bulk.xarray.lazy.LAZY_CHUNK_BYTES", 1000)
     cas = InMemoryCAS()
     with (
         xr.open_dataset(tmp_path / "w.nc") as dataset,
@@ -228,8 +228,8 @@ def test_a_large_lazy_variable_follows_its_encoding(tmp_path, monkeypatch, encod
     encoding = {"t2m": encoding}
     with xr.open_dataset(tmp_path / "w.nc") as dataset:
         expected = by_to_zarr(dataset, encoding=encoding)
-    monkeypatch.setattr("hamt_bulk.xarray.plan.MAX_EAGER_BYTES", 1000)
-    monkeypatch.setattr("hamt_bulk.xarray.plan.LAZY_CHUNK_BYTES", 1000)
+    monkeypatch.setattr("hamt_bulk.xarray.lazy.MAX_EAGER_BYTES", 1000)
+    monkeypatch.setattr("hamt_bulk.xarray.lazy.LAZY_CHUNK_BYTES", 1000)
     cas = InMemoryCAS()
     with xr.open_dataset(tmp_path / "w.nc") as dataset, pytest.warns(UserWarning, match="lazy"):
         root = to_hamt(dataset, cas, encoding=encoding)

@@ -20,7 +20,7 @@ from distributed import Client, Future, as_completed, get_client
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.workers import preflight, preflight_async
-from hamt_bulk.errors import InvalidInput
+from hamt_bulk.errors import HamtError, InvalidInput
 from hamt_bulk.progress import BuildProgress, Progress
 
 T = TypeVar("T")
@@ -58,7 +58,11 @@ class Stage:
 
 
 Stages: TypeAlias = Generator[Stage, list[Any], T]
-"""A build: yields stages, is sent the results of each in any order, and returns."""
+"""
+A build: yields stages, is sent the results of each in any order, and returns.
+
+What a task raised is thrown into it, so that it may say more.
+"""
 
 
 def run(stages: Stages[T], runner: "Runner", cas: ContentAddressedStore, progress: Progress) -> T:
@@ -68,7 +72,12 @@ def run(stages: Stages[T], runner: "Runner", cas: ContentAddressedStore, progres
             runner.check(cas)
             stage = next(stages)
             while True:
-                stage = stages.send(runner.results(stage.windows, _ticker(stage, progress)))
+                try:
+                    results = runner.results(stage.windows, _ticker(stage, progress))
+                except HamtError as error:
+                    stage = stages.throw(error)
+                else:
+                    stage = stages.send(results)
     except StopIteration as stop:
         result: T = stop.value
         return result
@@ -98,7 +107,11 @@ async def run_async(stages: Stages[T], client: Client, cas: ContentAddressedStor
                 stage = await asyncio.to_thread(advance, results)
                 if stage is finished:
                     return returned[0]
-                results = await runner.results_async(stage.windows, _ticker(stage, progress))
+                try:
+                    results = await runner.results_async(stage.windows, _ticker(stage, progress))
+                except HamtError as error:
+                    stages.throw(error)
+                    raise
     finally:
         stages.close()
 

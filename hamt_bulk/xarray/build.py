@@ -1,7 +1,7 @@
 """`to_hamt`: a dataset becomes a root."""
 
-from collections.abc import Hashable, Mapping
-from dataclasses import replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 from dask.delayed import Delayed
@@ -13,12 +13,12 @@ from hamt_bulk.bulk import Base, Target
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.dask.runner import ClientRunner, Stage, Stages, client_here, run, run_async, runner_here
 from hamt_bulk.dask.stages import tree_stages, whole_graph
-from hamt_bulk.errors import InvalidInput
+from hamt_bulk.errors import Conflict, InvalidInput
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import TOMBSTONE, Manifest, blake3_hashfn
 from hamt_bulk.nodes import Tree
 from hamt_bulk.progress import ProgressOption, progress_of
-from hamt_bulk.xarray.plan import Region, XarrayObject, ZarrMode, ZarrOptions, plan
+from hamt_bulk.xarray.plan import Region, Source, XarrayObject, ZarrMode, ZarrOptions, explained, plan
 from hamt_bulk.xarray.write import write_stage
 from hamt_bulk.zarr import ZarrHAMTStore
 from hamt_bulk.zarr.recording import RecordingStore
@@ -122,8 +122,8 @@ def to_hamt(
         stages = _stages(ds, target, root, options, runner.workers)
         return to_cid(run(stages, runner, target.cas, progress_of(progress)))
     runner.check(target.cas)
-    write, edits, tree = _plan(ds, target, root, options, runner.workers)
-    graph, key = whole_graph(target, write, edits, tree)
+    planned = _plan(ds, target, root, options, runner.workers)
+    graph, key = whole_graph(target, planned.write, planned.edits, planned.base)
     return Delayed(key, HighLevelGraph.from_collections(key, graph, dependencies=()))
 
 
@@ -184,17 +184,34 @@ def _root_of(base: AnyCID | None, options: ZarrOptions) -> bytes | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """
+    What is left to do after everything that is in memory was saved, durably.
+
+    sources  the Dask arrays that are to be written
+    write    the stage that does it
+    edits    of what was saved
+    base     the tree that changes
+    """
+
+    sources: Sequence[Source]
+    write: Stage
+    edits: Manifest
+    base: Base
+
+
 def _stages(
     ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOptions, workers: int
 ) -> Stages[bytes]:
-    write, edits, base = _plan(ds, target, root, options, workers)
-    return (yield from tree_stages(target, write, edits, base, workers))
+    planned = _plan(ds, target, root, options, workers)
+    try:
+        return (yield from tree_stages(target, planned.write, planned.edits, planned.base, workers))
+    except Conflict as error:
+        raise explained(error, planned.sources) from error
 
 
-def _plan(
-    ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOptions, workers: int
-) -> tuple[Stage, Manifest, Base]:
-    """What Dask has to do, after everything that is in memory was saved, durably; and the tree that changes."""
+def _plan(ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOptions, workers: int) -> _Plan:
     base = Base.of(target, root)
     record = RecordingStore(None if root is None else ZarrHAMTStore.open(root, target.cas))
     edits: list[tuple[str, bytes]] = []
@@ -209,7 +226,8 @@ def _plan(
         writer.flush()
     if record.cleared and root is not None:
         base = _cleared(target, base, root, record)
-    return write_stage(target, sources, record, workers), Manifest.of(edits, target.hash_fn), base
+    write = write_stage(target, sources, record, workers)
+    return _Plan(sources, write, Manifest.of(edits, target.hash_fn), base)
 
 
 def _cleared(target: Target, base: Base, root: bytes, record: RecordingStore) -> Base:

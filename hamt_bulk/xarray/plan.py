@@ -20,7 +20,7 @@ from xarray.backends.zarr import _choose_default_mode
 from zarr.errors import ContainsGroupError
 
 from hamt_bulk.block import Data
-from hamt_bulk.errors import HamtError, InvalidInput
+from hamt_bulk.errors import Conflict, HamtError, InvalidInput
 from hamt_bulk.xarray.lazy import Place, prepared
 from hamt_bulk.zarr.recording import RecordingStore
 
@@ -257,6 +257,19 @@ def _refuse_shared_chunks(source: Source, dataset: XarrayObject) -> None:
                 f"variable {source.target.path!r}, axis {axis}: Dask chunks {_few(sizes)} share Zarr chunks of {size}, "
                 f"so two tasks would write into one.{_advice('chunks', dataset)}"
             )
+
+
+def explained(conflict: Conflict, sources: Sequence[Source]) -> Conflict:
+    """`conflict` with the chunks of the variable that its key belongs to."""
+    named = [source for source in sources if str(conflict).startswith(f"'{source.target.path}/")]
+    if not named:
+        return conflict
+    source = max(named, key=lambda source: len(source.target.path))
+    dask_chunks = ", ".join(map(_few, source.array.chunks))
+    chunks = source.target.shards or source.target.chunks
+    return Conflict(
+        f"{conflict}. Variable {source.target.path!r} has Dask chunks {dask_chunks} and Zarr chunks {chunks}"
+    )
 
 
 def _few(sizes: tuple[int, ...]) -> str:

@@ -18,7 +18,7 @@ from typing import NoReturn, TypeAlias
 import libipld
 import numpy as np
 
-from hamt_bulk.block import DAG_CBOR, MAX_BLOCK_BYTES, Block, Data, identify, text
+from hamt_bulk.block import DAG_CBOR, HASH_CODES, MAX_BLOCK_BYTES, Block, Data, identify, text
 from hamt_bulk.errors import InvalidInput, MalformedNode
 from hamt_bulk.ragged import Bytes, Ints, Ragged, copy_rows, fill_rows, offsets_of, rows_by_length
 
@@ -37,6 +37,9 @@ Slot: TypeAlias = "Bucket | bytes"
 HEAD = b"\x99\x01\x00"
 EMPTY = 0xA0
 LINK = 0x81
+
+EMPTY_NODES = frozenset(identify(HEAD + bytes([EMPTY]) * WIDTH, DAG_CBOR, hasher) for hasher in HASH_CODES)
+"""The CIDs of the node without entries. Only a root should be one, but py-hamt up to 3.3 may link to it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
 
 
-@pytest.mark.parametrize("name", ["index", "traffic", "disk", "throughput", "memory", "scale"])
+@pytest.mark.parametrize("name", ["index", "diff", "appends", "traffic", "disk", "throughput", "memory", "scale"])
 def test_a_benchmark_gives_a_figure_in_every_row(name):
     benchmark = __import__(f"benchmarks.{name}", fromlist=["rows"])
     rows = list(benchmark.rows(benchmark.SIZES["tiny"]))

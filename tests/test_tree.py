@@ -11,7 +11,7 @@ from hamt_bulk.errors import DepthExceeded, InvalidInput, MalformedNode
 from hamt_bulk.layout import WIDTH, PyHamt
 from hamt_bulk.manifest import TOMBSTONE, Manifest, blake3_hashfn
 from hamt_bulk.reads import drive
-from hamt_bulk.tree import Found, entries, lookup, update
+from hamt_bulk.tree import Found, differences, entries, lookup, update
 
 
 class Blocks(dict[bytes, bytes]):
@@ -133,6 +133,25 @@ def test_an_underfull_node_becomes_a_bucket_when_its_subtree_is_edited(tree, dat
 
 def same_start(data: bytes) -> bytes:
     return b"\x07\x07" + blake3_hashfn(data)
+
+
+@pytest.mark.parametrize("hasher", ["blake3", "sha2-256"])
+def test_empty_nodes_that_an_old_py_hamt_left_behind_hold_nothing(hasher):
+    """Several of them are one block; that no two slots can hold the same keys does not concern them."""
+    blocks, layout = Blocks(), PyHamt(hasher=hasher)
+    digests = {blake3_hashfn(b"a")[0]: {"a": pointer(1)}}
+    empty = layout.encode_slots([{}] * WIDTH)
+    links = [number for number in range(5) if number not in digests]
+    slots = [empty.cid if number in links else digests.get(number, {}) for number in range(WIDTH)]
+    root = layout.encode_slots(slots)
+    blocks.emit([empty, root])
+    sound = blocks.update_root(None, {"a": 1}, layout, blake3_hashfn)
+    assert blocks.items(root.cid, layout) == {"a": pointer(1)}
+    assert list(differences(root.cid, root.cid, layout)) == []
+    walk = differences(root.cid, sound, layout)
+    assert [blocks[cid] for cid in next(walk)] and blocks.load([root.cid, sound])
+    with pytest.raises(StopIteration):
+        walk.send(blocks.load([root.cid, sound]))
 
 
 def test_more_keys_than_a_bucket_with_one_hash_are_refused():

@@ -94,7 +94,7 @@ class Member:
         numbers = name.split(separator)
         if start and numbers.pop(0) != start:
             return None
-        if len(numbers) != len(self.shape) or not all(re.fullmatch(r"\d{1,18}", text) for text in numbers):
+        if len(numbers) != len(self.shape) or not all(re.fullmatch("[0-9]{1,18}", text) for text in numbers):
             return None
         return tuple(map(int, numbers))
 

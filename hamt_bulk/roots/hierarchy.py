@@ -5,8 +5,8 @@ import re
 from hamt_bulk.nodes import Tree
 from hamt_bulk.roots.documents import Member, member_of
 
-CHUNK = re.compile(r"c(?:[./]\d+)*|\d+(?:[./]\d+)*")
-"""The key of a chunk without the path of its array, in any of Zarr's encodings."""
+CHUNK = re.compile("(?:c|[0-9]+)(?:/[0-9]+)*")
+"""The key of a chunk without the path of its array, unless Zarr was told to write dots instead of slashes."""
 
 
 class Hierarchy:
@@ -44,7 +44,6 @@ class Hierarchy:
 
 
 def _folders(key: str) -> list[str]:
-    """The folders of which `key` may be a chunk, the outermost first; if of none the one it lies in."""
+    """The folders that may be an array with `key` for a chunk: the outermost first, last the one it lies in."""
     cuts = [-1, *(at for at, char in enumerate(key) if char == "/")]
-    found = [key[: max(cut, 0)] for cut in cuts if CHUNK.fullmatch(key, cut + 1)]
-    return found or [key.rpartition("/")[0]]
+    return [key[: max(cut, 0)] for cut in cuts if cut == cuts[-1] or CHUNK.fullmatch(key, cut + 1)]

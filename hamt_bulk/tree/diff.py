@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 from hamt_bulk.block import Data, text
 from hamt_bulk.errors import DepthExceeded, MalformedNode
-from hamt_bulk.layout import WIDTH, Bucket, PyHamt, Slot
+from hamt_bulk.layout import EMPTY_NODES, WIDTH, Bucket, PyHamt, Slot
 from hamt_bulk.manifest import HashFn, blake3_hashfn
 from hamt_bulk.tree.guards import refuse_misplaced, refuse_other_root, sample
 
@@ -30,18 +30,18 @@ def differences(
     """
     What differs between two trees, depth first. `None` is the empty tree.
 
-    Yields lists of CIDs, `batch` at most, none twice in a list, and is sent the nodes; and `Changes`, for
-    which it is sent `None`. Where both trees have the same node at a path it is not asked for, nor is
-    anything below it. Trees of the same entries have no differences, whatever their bucket sizes.
+    Yields lists of CIDs, none twice in a list and no more than `batch`, or two, and is sent the nodes; and
+    `Changes`, for which it is sent `None`. Both nodes of a path come in one list. Where both trees have the
+    same node it is not asked for, nor is anything below it. Trees of the same entries have no differences,
+    whatever their bucket sizes. No more than `batch` nodes a level are held.
     """
     if a == b:
         return
     places = _Places(layout, hash_fn)
     waiting = [_Pair(b"", {} if a is None else a, {} if b is None else b)]
     while waiting:
-        pairs = waiting[-max(batch // 2, 1) :]
-        del waiting[-len(pairs) :]
-        wanted = list(dict.fromkeys(cid for pair in pairs for cid in pair.nodes))
+        pairs = _taken(waiting, batch)
+        wanted = list(dict.fromkeys(cid for pair in pairs for cid in pair.cids))
         blocks = yield wanted
         assert blocks is not None
         nodes = dict(zip(wanted, blocks, strict=True))
@@ -67,9 +67,18 @@ class _Pair(NamedTuple):
     new: Slot
 
     @property
-    def nodes(self) -> list[bytes]:
-        """The CIDs of what has to be read."""
+    def cids(self) -> list[bytes]:
+        """The nodes to read."""
         return [slot for slot in (self.old, self.new) if isinstance(slot, bytes)]
+
+
+def _taken(waiting: list[_Pair], batch: int) -> list[_Pair]:
+    """The last pairs that wait, taken away: one, and more as long as their nodes are no more than `batch`."""
+    pairs = [waiting.pop()]
+    room = batch - len(pairs[0].cids)
+    while waiting and (room := room - len(waiting[-1].cids)) >= 0:
+        pairs.append(waiting.pop())
+    return pairs
 
 
 class _Places:
@@ -95,6 +104,9 @@ class _Places:
             return self._spread(slot, path)
         slots = self._layout.decode(slot, nodes[slot])
         links = [link for link in slots if isinstance(link, bytes)]
+        if not EMPTY_NODES.isdisjoint(links):
+            slots = [{} if isinstance(link, bytes) and link in EMPTY_NODES else link for link in slots]
+            links = [link for link in slots if isinstance(link, bytes)]
         if len(set(links)) < len(links):
             raise MalformedNode(f"{text(slot)} links one child twice: no two slots can hold the same keys")
         if path:

@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 
 from hamt_bulk.block import Data, text
 from hamt_bulk.errors import DepthExceeded, MalformedNode
-from hamt_bulk.layout import PyHamt, Slot
+from hamt_bulk.layout import EMPTY_NODES, PyHamt, Slot
 from hamt_bulk.manifest import HashFn, blake3_hashfn, encode_key
 from hamt_bulk.reads import Reads
 
@@ -44,7 +44,7 @@ def entries(
         found = Found()
         for cid, data in zip(wanted, blocks, strict=True):
             slots = layout.decode(cid, data)
-            links = [slot for slot in slots if isinstance(slot, bytes)]
+            links = [slot for slot in slots if isinstance(slot, bytes) and slot not in EMPTY_NODES]
             if len(set(links)) < len(links):
                 raise MalformedNode(f"{text(cid)} links one child twice: no two slots can hold the same keys")
             waiting += links

@@ -104,7 +104,18 @@ def drive(dataset: xr.Dataset) -> Driven:
     target = Target.of(InMemoryCAS(), BUCKET_SIZE, blake3_hashfn)
     record_store = RecordingStore()
     with phase("plan"):
-        options = ZarrOptions(None, None, True, False, None, None, None)
+        options = ZarrOptions(
+            group=None,
+            mode=None,
+            append_dim=None,
+            region=None,
+            encoding=None,
+            safe_chunks=True,
+            align_chunks=False,
+            write_empty_chunks=None,
+            zarr_format=None,
+            consolidated=None,
+        )
         sources = plan(dataset, record_store, options, lambda key, value: None)
         stage = write_stage(target, sources, record_store, WORKERS)
     manifests: list[Manifest] = []

@@ -12,9 +12,10 @@ class BuildProgress:
     """
     How far one stage of a build is.
 
-    stage   "write" (Dask blocks read, encoded and stored), "index" (parts of the tree), or "check" (subtrees)
-    done    Dask blocks, parts or subtrees that are finished
-    total   and how many there are
+    stage   "write" (Dask blocks read, encoded and stored), "index" (parts of the tree), "check" (subtrees),
+            "copy" (nodes whose values are copied), or "nodes" (nodes that are copied themselves)
+    done    Dask blocks, parts, subtrees or nodes that are finished
+    total   and how many there are; in "copy" those that are known so far, which grow from level to level
     """
 
     stage: str
@@ -56,7 +57,13 @@ class _Silent:
         return None
 
 
-_TITLES = {"write": "writing Dask blocks", "index": "building the tree", "check": "checking subtrees"}
+_TITLES = {
+    "write": "writing Dask blocks",
+    "index": "building the tree",
+    "check": "checking subtrees",
+    "copy": "copying values",
+    "nodes": "copying nodes",
+}
 
 
 class _Bar:

@@ -1,8 +1,11 @@
 """Small packs become one, and nothing is lost on the way."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from random import Random
+from threading import Event
 
 import pytest
 from hypothesis import given
@@ -154,3 +157,35 @@ def test_a_merge_that_is_interrupted_loses_nothing(tmp_path, monkeypatch, call):
         PackCAS(folder).finish()
         assert read(PackCAS(folder), cids) == read(cas, cids)
     raise AssertionError(f"{call} was called more often than expected")
+
+
+def test_readers_find_every_block_while_others_add_and_merge(tmp_path, monkeypatch):
+    """Each has its own view of the folder, as separate processes have."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    additions, finished = 120, Event()
+    known: list[tuple[list[bytes], list[bytes]]] = []
+
+    def write(first: int) -> None:
+        cas = PackCAS(tmp_path)
+        for number in range(first, first + additions):
+            known.append((add(tmp_path, number), [data for data, _ in contents(number)]))
+            cas.finish()
+
+    def look(seed: int) -> int:
+        cas, random, reads = PackCAS(tmp_path), Random(seed), 0
+        while not finished.is_set():
+            if known:
+                cids, expected = random.choice(known)
+                assert read(cas, cids) == expected
+                assert cas.has_many(cids[:2]) == [True, True]
+                reads += 1
+        return reads
+
+    with ThreadPoolExecutor(5) as threads:
+        readers = [threads.submit(look, seed) for seed in range(3)]
+        for writer in [threads.submit(write, number * additions) for number in range(2)]:
+            writer.result()
+        finished.set()
+        assert min(reader.result() for reader in readers) > 10
+    assert len(packs(tmp_path)) <= 2 * 3 * MERGED_PACKS
+    assert [read(PackCAS(tmp_path), cids) for cids, _ in known] == [expected for _, expected in known]

@@ -38,21 +38,19 @@ class Archive:
     """
     A CAR file, v1 or v2, with an index or not.
 
-    damage   what was found wrong with the file, or `None`; blocks that can still be found are served
-    is_gone  whether the file was missing when it was last read; packs are merged
+    damage  what was found wrong with the file, or `None`; blocks that can still be found are served
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damage: str | None = None
-        self.is_gone = False
         self._name = str(path)
         self._stamp: tuple[int, ...] | None = None
 
     def open(self) -> tuple[Header | None, Index]:
         """The header and where the blocks are: from the file's index, else by reading through it."""
         _descriptors.drop(self._name)
-        self.damage, self.is_gone = None, False
+        self.damage = None
         with outside("cannot read", self.path), self.path.open("rb") as file:
             self._stamp = _stamp(os.fstat(file.fileno()))
             header = self._header(file)
@@ -123,8 +121,7 @@ class Archive:
             if end > len(head):
                 data = os.pread(descriptor.number, end - start, offset + start)
         except FileNotFoundError:
-            self.is_gone = True
-            return None
+            return None  # merged, or lost: the folder tells
         except OSError as error:
             raise failure("cannot read", self.path, error) from error
         if len(data) < end - start:
@@ -138,7 +135,8 @@ class Archive:
     def length(self, offset: int, cid: bytes) -> int | None:
         """The length of the block in the section at `offset`; `None` when it is another one, or damaged."""
         try:
-            head = os.pread(_descriptors.get(self._name).number, 9 + MAX_CID_BYTES, offset)
+            descriptor = _descriptors.get(self._name)  # held: another thread may let go of it meanwhile
+            head = os.pread(descriptor.number, 9 + MAX_CID_BYTES, offset)
             bounds = self._bounds(head, offset, cid)
         except (FileNotFoundError, BlockMismatch):
             return None

@@ -22,6 +22,9 @@ FORMAT = "hamt_bulk pack store 1\n"
 IMPLICIT_PACK_BYTES = 64 << 20
 """Blocks that were saved one by one are put into a pack when there are this many bytes of them."""
 
+LOOKS = 10
+"""How often a block is looked for while other processes add packs and merge them."""
+
 _UNCLEAR = -1  # copies that disagree on how long a block is
 _OURS = {"format", "packs", "index", "journals", "tmp", "lost+found"}
 
@@ -79,15 +82,16 @@ class PackCAS(LocalCAS):
             verify(cid, waiting)
             return waiting
         trouble: BlockMismatch | CASError | None = None
-        for attempt in range(2):
+        for _ in range(LOOKS):
             seen = self._index.version
             try:
                 data = load_sound(self._index.find(cid), cid)
                 if data is not None:
                     return data
+                trouble = None
             except (BlockMismatch, CASError) as error:
                 trouble = error
-            if attempt == 0 and not self._refresh(seen):
+            if not self._refresh(seen):
                 break
         raise trouble or self._not_found(cid)
 
@@ -107,10 +111,10 @@ class PackCAS(LocalCAS):
             return CASError(f"{what}, but {len(unread)} packs may hold it: {next(iter(unread.values()))}")
         if not self.path.exists():
             return BlockNotFound(f"{what}: there is no such folder; was another path meant?")
-        if gone := [archive for archive in self._index.archives if archive.is_gone]:
+        if gone := self._index.gone:
             return BlockNotFound(
                 f"{what}: {len(gone)} of the packs that were here are gone and may have held it "
-                f"({gone[0].path.name}). If nobody merged them, restore them from a copy"
+                f"({min(gone).partition('/')[2]}). If nobody merged them, restore them from a copy"
             )
         if damaged := self._index.damaged():
             lines = "; ".join(f"{archive.path.name}: {archive.damage}" for archive in damaged[:3])
@@ -131,10 +135,11 @@ class PackCAS(LocalCAS):
 
     def _lengths(self, cids: Sequence[bytes]) -> list[int | None]:
         """The length of each block as its section says: not verified, `None` without one."""
-        seen = self._index.version
-        lengths = self._find_lengths(cids)
-        if None in lengths and self._refresh(seen):
+        for _ in range(LOOKS):
+            seen = self._index.version
             lengths = self._find_lengths(cids)
+            if None not in lengths or not self._refresh(seen):
+                break
         return lengths
 
     def _find_lengths(self, cids: Sequence[bytes]) -> list[int | None]:

@@ -39,6 +39,7 @@ class PackIndex:
     Every finished pack of a folder, as far as `refresh` has seen.
 
     opened   whether `refresh` was called
+    gone     packs that were there and, at the last look, were not: merged by another process, or lost
     version  how many times `refresh` found something
     unread  packs that could not be opened, and why; `refresh` tries them again
     """
@@ -48,6 +49,7 @@ class PackIndex:
         self._lock = RLock()
         self.archives: list[Archive] = []
         self.unread: dict[str, CASError] = {}
+        self.gone: set[str] = set()
         self._names: set[str] = set()
         self._mapped = Locations.empty()
         self._fresh = Locations.empty()
@@ -71,34 +73,63 @@ class PackIndex:
             yield int(asked[row]), archives[files[row]], int(offsets[row])
 
     def refresh(self) -> bool:
-        """Takes in packs that were finished, or restored, since the last time. True when there were some."""
+        """
+        Takes in packs that were finished, or restored, since the last time, and forgets those that are gone.
+
+        True when there were some.
+        """
         with self._lock:
             listed = self._list()
             first, self.opened = not self.opened, True
             if first:
                 self._map(listed)
-            parts = [self._fresh]
-            for number, archive in enumerate(self.archives):
-                if archive.damage is not None and archive.changed():
-                    with suppress(CASError):
-                        parts.append(self._rows(archive, number))
-            self.unread = {}
-            for name in sorted(listed - self._names):
-                archive = Archive(self._folder / "packs" / name)
-                try:
-                    parts.append(self._rows(archive, len(self.archives)))
-                except CASError as error:
-                    if not isinstance(error.__cause__, FileNotFoundError):  # else gone since it was listed
-                        self.unread[name] = error
-                    continue
-                self.archives.append(archive)
-                self._names.add(name)
-                self._fresh_packs += archive.damage is None
-            if len(parts) > 1:
-                self._fresh = Locations.merge(parts)
-            found = len(parts) > 1 or first
+            found = first
+            while True:
+                found |= self._forget(self._names - listed)
+                parts, vanished = self._new(listed)
+                if parts:
+                    self._fresh = Locations.merge([self._fresh, *parts])
+                    found = True
+                if not vanished:
+                    break
+                listed = self._list()  # merged by another process just now, so what took its place is there
             self.version += found
             return found
+
+    def _new(self, listed: set[str]) -> tuple[list[Locations], bool]:
+        """The rows of packs that are new or were restored, and whether one was gone when it was opened."""
+        parts, vanished = [], False
+        for number, archive in enumerate(self.archives):
+            if archive.damage is not None and archive.changed():
+                with suppress(CASError):
+                    parts.append(self._rows(archive, number))
+        self.unread = {}
+        for name in sorted(listed - self._names):
+            archive = Archive(self._folder / "packs" / name)
+            try:
+                parts.append(self._rows(archive, len(self.archives)))
+            except CASError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    vanished = True
+                else:
+                    self.unread[name] = error
+                continue
+            self.archives.append(archive)
+            self._names.add(name)
+            self._fresh_packs += archive.damage is None
+        return parts, vanished
+
+    def _forget(self, gone: set[str]) -> bool:
+        """Lets go of packs that are gone. True when there were some."""
+        if not gone:
+            return False
+        kept = [number for number, archive in enumerate(self.archives) if _name(archive) not in gone]
+        self._fresh = Locations.merge([self._mapped, self._fresh]).only(kept)
+        self._mapped = Locations.empty()
+        self.archives = [self.archives[number] for number in kept]
+        self._names -= gone
+        self.gone = gone
+        return True
 
     def _rows(self, archive: Archive, number: int) -> Locations:
         header, index = archive.open()
@@ -159,15 +190,10 @@ class PackIndex:
                 if archive.damage is None:
                     sizes[_name(archive)] = archive.path.stat().st_size
         gone = {name for names in groups(sizes) for name in merge(self._folder, names)}
-        if not gone:
-            return False
-        kept = [number for number, archive in enumerate(self.archives) if _name(archive) not in gone]
-        self._fresh = Locations.merge([self._mapped, self._fresh]).only(kept)
-        self._mapped = Locations.empty()
-        self.archives = [self.archives[number] for number in kept]
-        self._names -= gone
-        self.refresh()
-        return True
+        if self._forget(gone):
+            self.gone = set()
+            self.refresh()
+        return bool(gone)
 
     def _map(self, listed: set[str]) -> None:
         """Uses the index file that covers most of the packs that are there."""

@@ -62,9 +62,9 @@ class Listing:
 
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
-        self._folders: Folders | None = None
-        if draft.listen(self._note):
-            self._folders = Folders()
+        self._folders: Folders | None = Folders()  # before it listens: another thread may edit at once
+        if not draft.listen(self._note):
+            self._folders = None
 
     def _note(self, edits: Mapping[str, bytes]) -> None:
         for key, pointer in edits.items():

@@ -8,7 +8,6 @@ missing, damaged or out of reach raises an error that is neither, and it comes o
 
 import asyncio
 from collections.abc import AsyncIterator, Generator, Iterable
-from copy import copy
 from functools import lru_cache
 from os import PathLike
 from typing import Any, Self
@@ -71,8 +70,7 @@ class ZarrHAMTStore(Store):
         self.hamt = hamt
         self._draft = hamt.draft
         self._listing = Listing(hamt.draft)
-        # An edited tree has one root after the other, so such a store is equal to those of its HAMT alone.
-        self._is_edited = not hamt.read_only
+        self._was_edited = not hamt.read_only
 
     @classmethod
     def open(  # type: ignore[override]  # zarr's is to be awaited, and this one may be
@@ -104,6 +102,11 @@ class ZarrHAMTStore(Store):
 
     async def _self(self) -> Self:
         return self
+
+    @property
+    def _is_edited(self) -> bool:
+        """Whether the tree has one root after the other, so that the store is equal to those of its HAMT alone."""
+        return self._was_edited or not self.hamt.read_only
 
     @property
     def root(self) -> CID:
@@ -204,8 +207,8 @@ class ZarrHAMTStore(Store):
             raise StoreIsReadOnly(
                 f"with_read_only is not implemented for the {type(self)} store type of a read-only HAMT. {_INSTEAD}"
             )
-        clone = copy(self)
-        clone._read_only = read_only
+        clone = object.__new__(type(self))  # `copy` would go the way of pickles
+        clone.__dict__ |= self.__dict__ | {"_read_only": read_only, "_is_open": False}
         return clone
 
     def _check_writable(self) -> None:

@@ -7,23 +7,28 @@ good and the edits still wait.
 """
 
 import asyncio
+import os
 import sys
 import threading
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from threading import Thread
 from typing import TypeAlias
+from weakref import WeakMethod
 
+from hamt_bulk.block import Data
 from hamt_bulk.bulk import tidy
 from hamt_bulk.cas.base import ContentAddressedStore
 from hamt_bulk.cas.wrap import save_value
-from hamt_bulk.errors import InvalidInput, ReadOnly
+from hamt_bulk.errors import BlockNotFound, InvalidInput, ReadOnly
 from hamt_bulk.layout import PyHamt
-from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest
+from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, encode_key
 from hamt_bulk.nodes import NodeCache, Tree, running
 from hamt_bulk.reads import drive
 from hamt_bulk.tree import EMPTY_ROOT, update
+from hamt_bulk.tree.guards import refuse_other_root
 
 MAX_WAITING_EDITS = 200_000
 """Edits that wait at a time, unless the caller says otherwise: some 60 MB. One more flushes the others first."""
@@ -66,11 +71,14 @@ class Draft:
         """How many times edits were recorded."""
         self._max_waiting = max_waiting_edits
         self._lock = threading.Lock()
-        self._listeners: list[Listener] = []
+        _living.add(self)
+        self._listeners: list[WeakMethod[Listener]] = []
         self._edits: Edits = {}
         self._applying: Edits = {}
         self._flush: Future[None] | None = None
-        self._is_stored = root is not None
+        self._is_durable = root is not None
+        self._in_doubt = False
+        """Whether the store failed, and may have lost values of edits that wait."""
         self._empty = layout.encode_slots(EMPTY_ROOT).cid
         if root is None:
             root = self._empty
@@ -96,24 +104,47 @@ class Draft:
             return len(self._edits.keys() | self._applying.keys())
 
     def listen(self, listener: Listener) -> bool:
-        """Tells `listener` of every edit from now on. Whether the tree is known to be empty until now."""
+        """
+        Tells `listener`, a method, of every edit from now on, as long as its object lives.
+
+        Whether the tree is known to be empty until now.
+        """
         with self._lock:
-            self._listeners.append(listener)
+            self._listeners = [*(known for known in self._listeners if known()), WeakMethod(listener)]
             return self._tree.root == self._empty and not self._edits and not self._applying
+
+    def unless_edited(self, version: int, call: Callable[[], None]) -> None:
+        """Calls `call` if no edit was recorded since `version`, and before the next one is."""
+        with self._lock:
+            if self.version == version:
+                call()
 
     async def open(self) -> None:
         """Stores the root of a new tree; loads that of an old one. Raises when it is not the root of a tree."""
-        if self._is_stored:
-            await self._tree.open_async()
+        tree = self._tree
+        if self._is_durable and self.read_only:
+            # Buckets of any size can be read, so they are not looked at.
+            [root] = await asyncio.to_thread(tree.nodes, [tree.root])
+            refuse_other_root(tree.root, tree.layout.decode(tree.root, root), tree.hash_fn)
+        elif self._is_durable:
+            await tree.open_async()
         elif self.read_only:
             raise InvalidInput("read_only=True without a root: there is nothing to read")
         else:
-            block = self._tree.layout.encode_slots(EMPTY_ROOT)
+            block = tree.layout.encode_slots(EMPTY_ROOT)
             await save_value(self.cas, block.data, "dag-cbor")
-            self._is_stored = True
+
+    async def save(self, data: Data) -> bytes:
+        """The CID of a value, which is now in the store, and durable with the next flush."""
+        try:
+            return await save_value(self.cas, data)
+        except Exception:
+            self._in_doubt = True
+            raise
 
     async def pointer(self, key: str) -> bytes | None:
         """The CID of the value under `key`, or `None`."""
+        encode_key(key)
         edit, tree = self._edit_of(key)
         if edit is not None:
             return edit or None
@@ -126,6 +157,7 @@ class Draft:
 
     async def record_if(self, key: str, pointer: bytes, *, present: bool) -> bool:
         """Records one edit if `key` is there, or if it is not. Whether it was recorded."""
+        encode_key(key)
         while True:
             edit, tree = self._edit_of(key)
             found = edit or None if edit is not None else await tree.pointer_async(key)
@@ -184,7 +216,8 @@ class Draft:
         try:
             await self.flush()
         except BaseException:
-            self.read_only = was
+            if not was:
+                self.read_only = False
             raise
 
     def flush_here(self) -> bytes:
@@ -218,8 +251,9 @@ class Draft:
     def _add(self, edits: Mapping[str, bytes]) -> None:
         self._edits.update(edits)
         self.version += 1
-        for listener in self._listeners:
-            listener(edits)
+        for known in self._listeners:
+            if listener := known():
+                listener(edits)
 
     def _refuse_read_only(self) -> None:
         if self.read_only:
@@ -227,25 +261,31 @@ class Draft:
 
     def _begin(self) -> tuple[Future[None] | None, bool]:
         """The flush that is under way, or a new one, and whether it is new; `None` when there is nothing to do."""
-        with self._lock:
-            if self._flush is not None:
-                return self._flush, False
-            if not self._edits and self._is_stored:
-                return None, False
-            self._applying, self._edits = self._edits, {}
-            self._flush = future = running()
-            # A thread of its own: it waits for loads, which have the threads of the pool.
-            thread = Thread(
-                target=self._run, args=(future, self._tree, self._applying), name="hamt-bulk-flush"
-            )
+        future = running()
+        # A thread of its own: it waits for loads, which have the threads of the pool.
+        thread = Thread(target=self._run, args=(future,), name="hamt-bulk-flush")
         try:
+            with self._lock:
+                if self._flush is not None:
+                    return self._flush, False
+                if not self._edits and self._is_durable:
+                    return None, False
+                self._flush = future
             thread.start()
-        except BaseException as error:  # no more threads, or the interpreter is shutting down
-            self._finish(future, error)
+        except BaseException:  # no more threads, Ctrl-C, or the interpreter is shutting down
+            with self._lock:
+                if self._flush is future and thread.ident is None:
+                    self._flush = None
+                    future.set_result(None)  # whoever waits for it begins another
             raise
         return future, True
 
-    def _run(self, future: Future[None], tree: Tree, edits: Edits) -> None:
+    def _run(self, future: Future[None]) -> None:
+        with self._lock:
+            if self._flush is not future:
+                return
+            tree, edits = self._tree, self._edits
+            self._applying, self._edits = edits, {}
         try:
             root = self._applied(tree, edits)
         except BaseException as error:
@@ -259,7 +299,7 @@ class Draft:
                 self._edits = self._applying | self._edits
             else:
                 self._tree = self._tree.at(root)
-                self._is_stored = True
+                self._is_durable = True
             self._applying = {}
             self._flush = None
         if error is None:
@@ -270,10 +310,51 @@ class Draft:
     def _applied(self, tree: Tree, edits: Edits) -> bytes:
         """The root of `tree` after `edits`, durably stored."""
         manifest = Manifest.of(edits.items(), tree.hash_fn)
-        base = tree.root if self._is_stored else None
-        self.cas.flush()
+        base = tree.root if self._is_durable else None
+        self._flush_values(edits)
         with self.cas.writer() as writer:
             root = drive(update(base, manifest, tree.layout, writer.save_many, tree.hash_fn), tree.nodes)
             writer.flush()
         tidy(self.cas)
         return root
+
+    def _flush_values(self, edits: Edits) -> None:
+        """
+        Makes durable what was saved.
+
+        A store that failed may have dropped what it had taken before, and have been told to go on. Then the values
+        are looked for, and `BlockNotFound` names the keys of those that are gone.
+        """
+        doubted, self._in_doubt = self._in_doubt, False
+        try:
+            self.cas.flush()
+            if doubted:
+                pointers = {key: pointer for key, pointer in edits.items() if pointer != TOMBSTONE}
+                there = self.cas.has_many(list(pointers.values()))
+                lost = [key for key, has in zip(pointers, there, strict=True) if not has]
+                if lost:
+                    raise BlockNotFound(
+                        f"the store failed, and has not kept the values of {len(lost)} keys: set them again, or delete "
+                        f"them: {', '.join(map(repr, lost[:5]))}{', …' if len(lost) > 5 else ''}"
+                    )
+        except BaseException:
+            self._in_doubt = True
+            raise
+
+    def _after_fork(self) -> None:
+        """A forked child has no other threads: one that held the lock never lets go, and a flush never ends."""
+        self._lock = threading.Lock()
+        self._edits, self._applying = self._applying | self._edits, {}
+        self._flush = None
+
+
+_living: "weakref.WeakSet[Draft]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for draft in list(_living):
+        draft._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -20,7 +20,6 @@ from hamt_bulk.block import AnyCID, text, to_bytes, to_cid
 from hamt_bulk.bulk import pairs_of
 from hamt_bulk.cas import ContentAddressedStore, open_cas
 from hamt_bulk.cas.base import range_of
-from hamt_bulk.cas.wrap import save_value
 from hamt_bulk.draft import MAX_WAITING_EDITS, Draft
 from hamt_bulk.errors import InvalidInput, KeyNotFound, NotPortable, ReadOnly
 from hamt_bulk.layout import BUCKET_SIZE, PyHamt
@@ -106,7 +105,7 @@ class HAMT:
         """Gives `key` a value. It is stored when this returns, and durable with the next flush."""
         self._refuse_read_only("set", key)
         data = self._encoded(key, val)
-        await self.draft.record({key: await save_value(self.cas, data)})
+        await self.draft.record({key: await self.draft.save(data)})
 
     async def set_pointer(self, key: str, pointer: AnyCID) -> None:
         """Gives `key` the value of this CID, which the store has or will have; it is not looked for."""
@@ -120,7 +119,7 @@ class HAMT:
 
         The items are taken in a thread, and their values stored in one go.
         """
-        self._refuse_read_only("update", "")
+        self._refuse_read_only("update")
 
         def save() -> dict[str, bytes]:
             with self.cas.writer() as writer:
@@ -192,7 +191,11 @@ class HAMT:
         return count
 
     async def flush(self) -> CID:
-        """The root that has all edits made until now, durably stored. Without any it is the last one."""
+        """
+        The root that has all edits made until now, durably stored. Without any it is the last one.
+
+        Raises `BlockNotFound` when the store failed before and has lost values that were set: set them again.
+        """
         return to_cid(await self.draft.flush())
 
     async def make_read_only(self) -> None:
@@ -224,7 +227,7 @@ class HAMT:
             await self.draft.flush()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if not self.read_only:
+        if not self.read_only or self.draft.waiting:
             raise NotPortable(
                 "a HAMT that takes edits cannot go to another process, where they would be lost: pass its "
                 "root, or build with hamt_bulk.dask.build or hamt_bulk.xarray.to_hamt, which write from workers"
@@ -276,11 +279,11 @@ class HAMT:
     def _not_found(self, key: str) -> KeyNotFound:
         return KeyNotFound(f"{key!r} is not in the tree {text(self.draft.tree.root)}")
 
-    def _refuse_read_only(self, what: str, key: str) -> None:
+    def _refuse_read_only(self, what: str, key: str | None = None) -> None:
         if self.read_only:
+            call = what if key is None else f"{what}({key!r})"
             raise ReadOnly(
-                f"{what}({key!r}): this HAMT is read-only; call `await hamt.enable_write()` or open it with "
-                "read_only=False"
+                f"{call}: this HAMT is read-only; call `await hamt.enable_write()` or open it with read_only=False"
             )
 
 

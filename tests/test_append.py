@@ -255,6 +255,36 @@ def test_a_type_that_packing_explains_is_no_other_type():
         to_hamt(days(8, 12), cas, base=counts, append_dim="time")
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_what_consolidated_metadata_does_not_name_is_found_where_it_is_concerned(zarr_format):
+    """Somebody wrote beside it. What comes next is as `to_zarr` has it, which looks into every folder."""
+    steps = [
+        (days(0, 8), {"encoding": ENCODING, "zarr_format": zarr_format}),
+        (days(0, 4), {"group": "g", "mode": "a", "consolidated": False, "zarr_format": zarr_format}),
+        (days(4, 6, 2), {"group": "g", "append_dim": "time", "zarr_format": zarr_format}),
+        (days(0, 6, name="rain"), {"group": "g", "mode": "a", "zarr_format": zarr_format}),
+    ]
+    cas = InMemoryCAS()
+    with pytest.warns(UserWarning, match="readers and later appends would miss it"):
+        root = by_to_hamt(steps[:2], cas)
+    with pytest.raises(InvalidInput, match="has the group 'g' already"):
+        to_hamt(days(0, 4), cas, base=root, group="g", mode="w-", zarr_format=zarr_format)
+    for dataset, options in steps[2:]:
+        root = to_hamt(dataset, cas, base=root, **options)
+    assert_same(in_tree(root, cas), in_store(by_to_zarr(steps)))
+
+
+def test_the_advice_for_chunks_works_for_variables_that_are_there():
+    cas = InMemoryCAS()
+    base = to_hamt(days(0, 10), cas, encoding=ENCODING)
+    uneven = days(10, 20, (1, 3, 5, 1))
+    with pytest.raises(InvalidInput, match=r"What works: align_chunks=True") as refused:
+        to_hamt(uneven, cas, base=base, append_dim="time")
+    assert "encoding={" not in str(refused.value)
+    root = to_hamt(uneven, cas, base=base, append_dim="time", align_chunks=True)
+    assert root == to_hamt(days(0, 20), cas, encoding=ENCODING)
+
+
 @pytest.mark.parametrize(
     "options", [{"append_dim": "time"}, {"region": {"time": slice(0, 4)}}, {"region": "auto"}, {"mode": "r+"}]
 )

@@ -133,9 +133,14 @@ class PackFile:
             os.lseek(self._file, 0, os.SEEK_SET)
             write_all(self._file, [header_v2(HEADER_V2_BYTES, self._at, end)])
             os.fsync(self._file)
-            replace_durably(self._path, self._final / f"{self._name.hexdigest()[:40]}.car")
+            replace_durably(self._path, self.path)
         self.drop()
         return Receipt(len(self._sections), self.block_bytes)
+
+    @property
+    def path(self) -> Path:
+        """Where the pack is once it is finished."""
+        return self._final / f"{self._name.hexdigest()[:40]}.car"
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -172,6 +177,8 @@ class PackWriter(Writer):
         self._folder = folder
         self._files: dict[str, PackFile] = {}
         self._finished = Receipt()
+        self.paths: list[Path] = []
+        """The packs that were put in place."""
 
     def save_many(self, blocks: Iterable[Block]) -> None:
         try:
@@ -182,8 +189,7 @@ class PackWriter(Writer):
                     file = self._files[kind] = PackFile(self._folder, kind)
                 file.add(cid, data)
                 if file.size > MAX_PACK_BYTES:
-                    self._finished += file.finish()
-                    del self._files[kind]
+                    self._finish(kind, file)
         except BaseException:
             # The caller may change its buffers once this returns.
             with suppress(CASError):
@@ -208,10 +214,14 @@ class PackWriter(Writer):
     def flush(self) -> Receipt:
         while self._files:
             kind, file = next(iter(self._files.items()))
-            self._finished += file.finish()
-            del self._files[kind]
+            self._finish(kind, file)
         receipt, self._finished = self._finished, Receipt()
         return receipt
+
+    def _finish(self, kind: str, file: PackFile) -> None:
+        self.paths.append(file.path)
+        self._finished += file.finish()
+        del self._files[kind]
 
     def close(self) -> None:
         while self._files:

@@ -33,6 +33,9 @@ MIN_FRESH_SHARE = 0.1
 
 DIGEST_BYTES = 32
 
+LISTINGS = 20
+"""How often the folder is listed again while others change it."""
+
 
 class PackIndex:
     """
@@ -141,6 +144,20 @@ class PackIndex:
             return [archive for archive in self.archives if archive.damage is not None]
 
     def _list(self) -> set[str]:
+        """
+        The packs that are there.
+
+        What is renamed into a folder, and what is removed from it, while it is read may both be left out. So two
+        listings have to agree: a merged pack is there before those that it replaces go.
+        """
+        listed = self._listed()
+        for _ in range(LISTINGS):
+            before, listed = listed, self._listed()
+            if listed == before:
+                break
+        return listed
+
+    def _listed(self) -> set[str]:
         listed: set[str] = set()
         for kind in KINDS:
             folder = self._folder / "packs" / kind

@@ -44,26 +44,25 @@ def groups(sizes: Mapping[str, int]) -> list[list[str]]:
 
 def merge(folder: Path, names: Sequence[str]) -> list[str]:
     """The packs that were merged, and are gone. Those in which anything is wrong stay where they are."""
-    merged: dict[str, int] = {}
+    merged: list[str] = []
     with PackWriter(folder, "blake3") as writer:
         for name in names:
             path = folder / "packs" / name
             with suppress(CASError, InvalidInput, BlockMismatch), outside("cannot read", path):
-                inode, blocks = path.stat().st_ino, _blocks(path)
-                writer.save_many(blocks)
-                merged[name] = inode
+                writer.save_many(_blocks(path))
+                merged.append(name)
         if len(merged) > 1:
             writer.flush()
     if len(merged) < 2:
         return []
     gone = []
-    for name, inode in merged.items():
+    for name in merged:
         path = folder / "packs" / name
-        with outside("cannot remove", path), suppress(FileNotFoundError):
-            # Another one in its place is the merged pack: one of the old ones held all that the others did.
-            if path.stat().st_ino == inode:
-                path.unlink()
-                gone.append(name)
+        # One of the old packs may have held all that the others did: then the merged one has its name and place.
+        if path not in writer.paths:
+            with outside("cannot remove", path):
+                path.unlink(missing_ok=True)
+            gone.append(name)
     return gone
 
 

@@ -1,6 +1,7 @@
 """`to_hamt`: a dataset becomes a root."""
 
-from collections.abc import Hashable, Mapping, Sequence
+import warnings
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
@@ -21,7 +22,7 @@ from hamt_bulk.progress import ProgressOption, progress_of
 from hamt_bulk.xarray.plan import Region, Source, XarrayObject, ZarrMode, ZarrOptions, explained, plan
 from hamt_bulk.xarray.write import write_stage
 from hamt_bulk.zarr import ZarrHAMTStore
-from hamt_bulk.zarr.recording import RecordingStore
+from hamt_bulk.zarr.recording import RecordingStore, named_in
 
 
 @overload
@@ -94,7 +95,9 @@ def to_hamt(
 
     base             the root of the hierarchy that is changed: appended to (`append_dim`), written into
                      (`region`), added to (`mode="a"`) or replaced (`mode="w"`). It stays as it was; only what
-                     changes is read and written. Without it a new hierarchy
+                     changes is read and written. Without it a new hierarchy. What it holds is taken from its
+                     consolidated metadata, so write to a root that has some with `consolidated=True`. A type that
+                     the base's cannot hold is refused, where `to_zarr` would cut it off
     progress         a bar on a terminal or in a notebook; `False`: none; or a function of `BuildProgress`
     max_bucket_size  entries of a tree's bucket; another one gives another root. That of the base, if there is one
     compute          `False`: metadata is written now, and a `Delayed` of the root returned, one graph
@@ -221,13 +224,28 @@ def _plan(ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOpt
             edits.append((key, TOMBSTONE if value is None else writer.save(value)))
 
         sources = plan(ds, record, options, save)
-        for key, value in record.metadata():
+        documents = dict(record.metadata())
+        for key, value in documents.items():
             save(key, value)
         writer.flush()
+    if documents and root is not None:
+        _warn_of_old_copy(Tree(root, target.cas, target.layout, target.hash_fn), documents)
     if record.cleared and root is not None:
         base = _cleared(target, base, root, record)
     write = write_stage(target, sources, record, workers)
     return _Plan(sources, write, Manifest.of(edits, target.hash_fn), base)
+
+
+def _warn_of_old_copy(base: Tree, written: Container[str]) -> None:
+    """Where the base's consolidated metadata stays and documents below it change, readers would miss that."""
+    for document in ("zarr.json", ".zmetadata"):
+        pointer = None if document in written else base.pointer(document)
+        if pointer is not None and named_in(document, base.read(pointer)) is not None:
+            warnings.warn(
+                "the base has consolidated metadata, and with consolidated=False it does not get to know of what is "
+                "written now: readers and later appends would miss it. Leave the argument out",
+                stacklevel=2,
+            )
 
 
 def _cleared(target: Target, base: Base, root: bytes, record: RecordingStore) -> Base:

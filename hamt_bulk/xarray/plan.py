@@ -83,6 +83,8 @@ class _CapturingWriter:
     record: RecordingStore
     save_chunk: SaveChunk
     sources: list[Source] = field(default_factory=list)
+    there: set[str] = field(default_factory=set)
+    """The variables that the base has already."""
 
     def add(self, source: Any, target: ZarrArray, region: tuple[slice, ...] | None = None) -> None:
         if is_dask_collection(source):
@@ -107,6 +109,7 @@ def plan(
     if options.zarr_format not in (None, 2, 3):
         raise InvalidInput(f"zarr_format={options.zarr_format!r}, expected 2 or 3")
     writer = _CapturingWriter(record, save_chunk)
+    record.concerned += _paths(dataset, options)
     try:
         match dataset:
             case xr.DataTree():
@@ -127,11 +130,29 @@ def plan(
             "add variables or write over them, region= to write into it, or mode='w' to replace it"
         ) from error
     except REFUSALS as error:
-        raise InvalidInput(f"{error}{_advice(str(error), dataset)}") from error
+        raise InvalidInput(f"{error}{_advice(str(error), dataset, writer.there)}") from error
     if not options.safe_chunks and not options.align_chunks:
         for source in writer.sources:
-            _refuse_shared_chunks(source, dataset)
+            _refuse_shared_chunks(source, dataset, writer.there)
     return writer.sources
+
+
+def _paths(dataset: XarrayObject, options: ZarrOptions) -> list[str]:
+    """The paths of the groups and arrays that `dataset` becomes."""
+    match dataset:
+        case xr.DataTree():
+            groups = {path.strip("/."): list(node.variables) for path, node in dataset.subtree_with_keys}
+        case xr.DataArray() | xr.Dataset():
+            names = [dataset.name or DATAARRAY_VARIABLE] if isinstance(dataset, xr.DataArray) else []
+            variables = dataset.coords if isinstance(dataset, xr.DataArray) else dataset.variables
+            groups = {(options.group or "").strip("/"): [*names, *variables]}
+        case _:
+            return []
+    return [
+        path
+        for group, names in groups.items()
+        for path in (group, *(f"{group}/{n}".lstrip("/") for n in names))
+    ]
 
 
 def _dump(
@@ -174,6 +195,8 @@ def _dump_group(
     options: ZarrOptions,
     writer: _CapturingWriter,
 ) -> None:
+    if store._mode != "w":
+        writer.there.update(store.array_keys())
     dataset = store._validate_and_autodetect_region(dataset)
     store._validate_encoding(encoding or {})
 
@@ -247,7 +270,7 @@ def _refuse_other_names(dataset: xr.Dataset) -> None:
             raise InvalidInput(f"names in a Zarr group are text that is not empty, found {name!r}: rename it")
 
 
-def _refuse_shared_chunks(source: Source, dataset: XarrayObject) -> None:
+def _refuse_shared_chunks(source: Source, dataset: XarrayObject, there: set[str]) -> None:
     """Two tasks that write into one Zarr chunk would each lose what the other wrote."""
     chunks = getattr(source.target, "shards", None) or source.target.chunks
     for axis, (sizes, size, part) in enumerate(zip(source.array.chunks, chunks, source.region, strict=True)):
@@ -255,7 +278,7 @@ def _refuse_shared_chunks(source: Source, dataset: XarrayObject) -> None:
         if size and (starts % size).any():
             raise InvalidInput(
                 f"variable {source.target.path!r}, axis {axis}: Dask chunks {_few(sizes)} share Zarr chunks of {size}, "
-                f"so two tasks would write into one.{_advice('chunks', dataset)}"
+                f"so two tasks would write into one.{_advice('chunks', dataset, there)}"
             )
 
 
@@ -276,15 +299,17 @@ def _few(sizes: tuple[int, ...]) -> str:
     return str(sizes) if len(sizes) <= 8 else f"({', '.join(map(str, sizes[:6]))}, … {len(sizes)} of them)"
 
 
-def _advice(message: str, dataset: XarrayObject) -> str:
-    """What works instead, when `message` is about chunks: a call to copy."""
+def _advice(message: str, dataset: XarrayObject, there: set[str]) -> str:
+    """What works instead, when `message` is about chunks: a call to copy. An encoding is for variables not `there`."""
     if "chunk" not in message or isinstance(dataset, xr.DataTree):
         return ""
     variables = _as_dataset(dataset).variables if isinstance(dataset, xr.DataArray) else dataset.variables
     encoding = {
         name: {"chunks": tuple(max(sizes) for sizes in variable.chunks)}
         for name, variable in variables.items()
-        if variable.chunks is not None and any(len(set(sizes[:-1])) > 1 for sizes in variable.chunks)
+        if name not in there
+        and variable.chunks is not None
+        and any(len(set(sizes[:-1])) > 1 for sizes in variable.chunks)
     }
     # Uneven Dask chunks need both; with even ones the Zarr chunks are known, and aligning is enough.
     call = f"encoding={encoding}, align_chunks=True" if encoding else "align_chunks=True"

@@ -1,6 +1,7 @@
 """What lies in which folder of a hierarchy."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 
 from hamt_bulk.draft import Draft
 from hamt_bulk.manifest import TOMBSTONE
@@ -91,5 +92,4 @@ class Listing:
                 if name not in seen:
                     seen.add(name)
                     yield name
-        if self._draft.version == before:
-            self._folders = folders
+        self._draft.unless_edited(before, partial(setattr, self, "_folders", folders))

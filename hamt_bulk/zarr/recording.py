@@ -39,7 +39,8 @@ class RecordingStore(MemoryStore):
     of its own, whatever threads, retries and speculative runs there are.
 
     Folders of the base are listed from its consolidated metadata, where it has some, as zarr itself opens it;
-    else from a walk through the tree.
+    else from a walk through the tree. Where something is there that the metadata does not name, and that is
+    concerned, it is out of date, and the tree is walked as well.
 
     folders  what lies in the folders of the base, when that is known
     """
@@ -51,6 +52,8 @@ class RecordingStore(MemoryStore):
         self.cleared: list[str] = []
         """Starts of keys of which the base's count no longer."""
         self._base = base
+        self.concerned: list[str] = []
+        """The paths of groups and arrays that are about to be written."""
         self._folders_of_base = folders
         self._is_listed = folders is not None
 
@@ -157,7 +160,7 @@ class RecordingStore(MemoryStore):
     async def _names_in_base(self, start: str) -> AsyncIterator[str]:
         assert self._base is not None
         if not self._is_listed:
-            self._folders_of_base = await _consolidated_folders(self._base)
+            self._folders_of_base = await self._listed(self._base)
             self._is_listed = True
         folders = self._folders_of_base
         known = None if folders is None else folders.names(start[:-1])
@@ -167,6 +170,17 @@ class RecordingStore(MemoryStore):
         else:
             for name in known:
                 yield name
+
+    async def _listed(self, base: ZarrHAMTStore) -> Folders | None:
+        """What lies in the folders of the base, as its consolidated metadata has it, where that can be relied on."""
+        folders = await _consolidated_folders(base)
+        if folders is not None:
+            for path in self.concerned:
+                start = folder_start(path)
+                for document in ("zarr.json", ".zarray", ".zgroup"):
+                    if document not in (folders.names(path) or ()) and await base.exists(start + document):
+                        return None
+        return folders
 
 
 async def _consolidated_folders(store: ZarrHAMTStore) -> Folders | None:

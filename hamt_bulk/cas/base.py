@@ -281,7 +281,7 @@ class LocalCAS(ContentAddressedStore):
 
     async def save_value(self, data: Data, codec: CodecInput) -> bytes:
         """As `save`, with the CID's bytes, which cost much less to make."""
-        if self.in_memory and len(data) <= MAX_INLINE_BYTES:
+        if self.in_memory and len(as_bytes(data)) <= MAX_INLINE_BYTES:
             return self._implicit_writer().save(data, codec)
         return await asyncio.to_thread(self._implicit_writer().save, data, codec)
 

@@ -18,7 +18,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from hamt_bulk.block import AnyCID, text, to_bytes, to_cid
 from hamt_bulk.cas import ContentAddressedStore, open_cas
-from hamt_bulk.cas.wrap import configuration, save_value
+from hamt_bulk.cas.wrap import configuration
 from hamt_bulk.errors import InvalidInput, NotPortable, ReadOnly
 from hamt_bulk.hamt import HAMT
 from hamt_bulk.layout import PyHamt
@@ -252,7 +252,7 @@ class ZarrHAMTStore(Store):
             )
         encode_key(key)
         # A copy: the buffer may be a view of an array that its owner goes on to change.
-        return await save_value(self.hamt.cas, value.to_bytes())
+        return await self._draft.save(value.to_bytes())
 
     def _identity(self) -> tuple[object, ...]:
         if self._is_edited:

@@ -37,9 +37,19 @@ def at_most(name: str, value: float, limit: float, unit: str = "", note: str = "
     return Row(name, _shown(value, unit), f"≤ {limit:g}{unit}", value <= limit, note)
 
 
+def at_least(name: str, value: float, limit: float, unit: str = "", note: str = "") -> Row:
+    """A figure that should not fall short of `limit`."""
+    return Row(name, _shown(value, unit), f"≥ {limit:g}{unit}", value >= limit, note)
+
+
 def ratio_at_most(name: str, ratio: Ratio, limit: float, note: str = "") -> Row:
     """A ratio that should not exceed `limit`, with the times it comes from."""
     return at_most(name, ratio.median, limit, " ×", "; ".join(filter(None, [ratio.note, note])))
+
+
+def ratio_at_least(name: str, ratio: Ratio, limit: float, note: str = "") -> Row:
+    """A ratio that should not fall short of `limit`, with the times it comes from."""
+    return at_least(name, ratio.median, limit, " ×", "; ".join(filter(None, [ratio.note, note])))
 
 
 def record(name: str, value: float | str, unit: str = "", note: str = "") -> Row:

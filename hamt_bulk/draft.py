@@ -346,6 +346,7 @@ class Draft:
         self._lock = threading.Lock()
         self._edits, self._applying = self._applying | self._edits, {}
         self._flush = None
+        self._in_doubt = True  # values that were not flushed are the parent's
 
 
 _living: "weakref.WeakSet[Draft]" = weakref.WeakSet()

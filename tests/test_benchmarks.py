@@ -12,7 +12,9 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
 
 
-@pytest.mark.parametrize("name", ["index", "diff", "appends", "traffic", "disk", "throughput", "memory", "scale"])
+@pytest.mark.parametrize(
+    "name", ["index", "diff", "edits", "appends", "traffic", "disk", "throughput", "memory", "scale"]
+)
 def test_a_benchmark_gives_a_figure_in_every_row(name):
     benchmark = __import__(f"benchmarks.{name}", fromlist=["rows"])
     rows = list(benchmark.rows(benchmark.SIZES["tiny"]))
@@ -43,3 +45,12 @@ def test_a_table_shows_figures_beside_their_targets():
         "MISSED",
     ]
     assert [cell.strip() for cell in lines[5].split("|")[1:5]] == ["files", "3,000", "", ""]
+
+
+def test_a_figure_may_have_a_lower_limit():
+    from benchmarks.measure import Ratio
+    from benchmarks.report import ratio_at_least
+
+    for times, met in (([300.0], True), ([299.0], False)):
+        row = ratio_at_least("them / us", Ratio(times, [3.0]), 100)
+        assert (row.target, row.met) == ("≥ 100 ×", met)

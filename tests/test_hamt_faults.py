@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import linecache
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -366,3 +367,29 @@ def test_values_that_a_full_disk_lost_are_missed_before_a_root_names_them(tmp_pa
     while asyncio.run(run(calls)):
         calls += 1
     assert missed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fork is for Linux")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("is_flushed", [False, True])
+def test_a_forked_child_makes_no_root_of_values_that_only_its_parent_has(tmp_path, is_flushed):
+    """The edits wait in both; the values that were not flushed are the parent's."""
+    hamt = HAMT(PackCAS(tmp_path / "store"), values_are_bytes=True)
+    for item in MORE.items():
+        asyncio.run(hamt.set(*item))
+    if is_flushed:
+        hamt.cas.flush()
+    process = multiprocessing.get_context("fork").Process(target=_flush_in_child, args=(hamt, is_flushed))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert to_cid(hamt.draft.flush_here()) == build(MORE, InMemoryCAS())
+
+
+def _flush_in_child(hamt: HAMT, is_flushed: bool) -> None:
+    if is_flushed:
+        hamt.draft.flush_here()
+        assert dict(asyncio.run(collect(hamt.items()))) == MORE
+    else:
+        with pytest.raises(errors.BlockNotFound, match="set them again"):
+            hamt.draft.flush_here()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from hamt_bulk import errors, unixfs
 from hamt_bulk.block import identify, text, to_bytes
-from hamt_bulk.cas import ContentAddressedStore, InMemoryCAS, PackCAS
+from hamt_bulk.cas import ContentAddressedStore, InMemoryCAS, LocalCAS, PackCAS
 from hamt_bulk.cas.wrap import VerifyingCAS, configuration, verified
 from hamt_bulk.layout import PyHamt
 from hamt_bulk.manifest import Manifest, blake3_hashfn
@@ -31,6 +31,7 @@ class CountingCAS(InMemoryCAS):
     """Counts what is loaded, and lets a test fail it, or hold it up until it opens the gate."""
 
     in_memory = False  # its loads may wait
+    size_blocks = LocalCAS.size_blocks  # by loading them
 
     def __init__(self) -> None:
         super().__init__()

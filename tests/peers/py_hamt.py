@@ -24,6 +24,10 @@ CLOSE_TIMEOUT_SECONDS = 10
 PROBE_TIMEOUT_SECONDS = 30
 
 Hasher: TypeAlias = Literal["blake3", "sha2-256"]
+KeyHasher: TypeAlias = Literal["blake3", "sha2-256", "crowded"]
+
+Call: TypeAlias = tuple[Any, ...]
+"""The name of a HAMT's method and its arguments."""
 
 
 class PeerUnavailable(Exception):
@@ -65,6 +69,23 @@ class PeerView:
     """What `get` gives for the keys asked for; `None` is its `KeyError`."""
 
 
+@dataclass(frozen=True, slots=True)
+class PeerRun:
+    """What py-hamt did with a script of calls."""
+
+    answers: list[tuple[str, Any]]
+    """
+    The name of each call and what it gave: the root for `make_read_only`, a list for `keys`, text for a CID;
+    `"KeyError"`, or `"refused"` for any other error.
+    """
+    root: str | None
+    """The root at the end; `None` while the HAMT takes edits, when it has none."""
+    blocks: dict[str, bytes]
+    """Nodes and values, those given included."""
+    cpu_seconds: float
+    """The peer's processor time for the calls alone."""
+
+
 class PyHamt:
     """A running py-hamt. Use it as a context manager, or `close` it."""
 
@@ -87,7 +108,7 @@ class PyHamt:
         items: Iterable[tuple[str, bytes]],
         max_bucket_size: int = 4,
         hasher: Hasher = "blake3",
-        key_hasher: Hasher = "blake3",
+        key_hasher: KeyHasher = "blake3",
     ) -> PeerTree:
         """The tree of `items`, set one at a time in their order. `hasher` is for the blocks' CIDs."""
         return PeerTree(
@@ -105,7 +126,7 @@ class PyHamt:
         root: str,
         blocks: Mapping[str, bytes],
         keys: Iterable[str] = (),
-        key_hasher: Hasher = "blake3",
+        key_hasher: KeyHasher = "blake3",
     ) -> PeerView:
         """
         Every key under `root`, and the values of `keys`.
@@ -115,6 +136,45 @@ class PyHamt:
         return PeerView(
             **self._ask("open", root=root, blocks=dict(blocks), keys=list(keys), key_hasher=key_hasher)
         )
+
+    def run(
+        self,
+        script: Iterable[Call],
+        root: str | None = None,
+        blocks: Mapping[str, bytes] | None = None,
+        *,
+        max_bucket_size: int = 4,
+        values_are_bytes: bool = True,
+        key_hasher: KeyHasher = "blake3",
+        read_only: bool = False,
+    ) -> PeerRun:
+        """What a HAMT answers to the calls of `script`, one after the other; without a `root`, a new one."""
+        return PeerRun(
+            **self._ask(
+                "run",
+                script=list(script),
+                root=root,
+                blocks=dict(blocks or {}),
+                max_bucket_size=max_bucket_size,
+                values_are_bytes=values_are_bytes,
+                key_hasher=key_hasher,
+                read_only=read_only,
+            )
+        )
+
+    def run_on_own_cas(
+        self, items: Iterable[tuple[str, bytes]], scripts: Iterable[tuple[bool, Iterable[Call]]]
+    ) -> list[float]:
+        """
+        The processor time of each script on the tree of `items`, with py-hamt's own InMemoryCAS.
+
+        scripts  with whether the tree is opened read-only
+        """
+        answer = self._ask(
+            "run_on_own_cas", items=list(items), scripts=[(mode, list(calls)) for mode, calls in scripts]
+        )
+        seconds: list[float] = answer["cpu_seconds"]
+        return seconds
 
     def close(self) -> None:
         """End the process. It can be closed twice."""

@@ -26,7 +26,17 @@ HASHERS: dict[str, Callable[[bytes], bytes]] = {
     "blake3": lambda data: blake3.blake3(data).digest(),
     "sha2-256": lambda data: hashlib.sha256(data).digest(),
 }
-"""The functions of blocks and of keys, by multihash name; both 32 bytes."""
+"""The functions of blocks, by multihash name; both 32 bytes."""
+
+
+def crowded(data: bytes) -> bytes:
+    """A hash whose first bytes take few values, so that small trees are deep: the tests' `crowded_hashfn`."""
+    digest = hashlib.sha256(data).digest()
+    return bytes(byte & 0x81 for byte in digest[:6]) + digest
+
+
+KEY_HASHERS = HASHERS | {"crowded": crowded}
+"""The functions of keys."""
 
 HASHER_NAMES = {b"\x1e\x20": "blake3", b"\x12\x20": "sha2-256"}
 """By what stands before the digest in a CID: code and length."""
@@ -92,7 +102,7 @@ async def build(
     cas = DictCAS(hasher, {})
     cpu, wall = time.process_time(), time.perf_counter()
     hamt = await py_hamt.HAMT.build(
-        cas=cas, hash_fn=HASHERS[key_hasher], max_bucket_size=max_bucket_size, values_are_bytes=True
+        cas=cas, hash_fn=KEY_HASHERS[key_hasher], max_bucket_size=max_bucket_size, values_are_bytes=True
     )
     for key, value in items:
         await hamt.set(key, value)
@@ -112,7 +122,7 @@ async def open_(root: str, blocks: dict[str, bytes], keys: Iterable[str], key_ha
     cas = DictCAS("blake3", blocks)
     hamt = py_hamt.HAMT(
         cas=cas,
-        hash_fn=HASHERS[key_hasher],
+        hash_fn=KEY_HASHERS[key_hasher],
         root_node_id=multiformats.CID.decode(root),
         read_only=True,
         values_are_bytes=True,
@@ -127,7 +137,88 @@ async def open_(root: str, blocks: dict[str, bytes], keys: Iterable[str], key_ha
     return {"keys": [key async for key in every_key], "values": values}
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"build": build, "open": open_}
+async def run(
+    script: Iterable[tuple[Any, ...]],
+    root: str | None,
+    blocks: dict[str, bytes],
+    max_bucket_size: int,
+    values_are_bytes: bool,
+    key_hasher: str,
+    read_only: bool,
+) -> dict[str, Any]:
+    """What a HAMT answers to a script of calls, and what it has stored in the end."""
+    cas = DictCAS("blake3", blocks)
+    hamt = await py_hamt.HAMT.build(
+        cas=cas,
+        hash_fn=KEY_HASHERS[key_hasher],
+        root_node_id=None if root is None else multiformats.CID.decode(root),
+        read_only=read_only,
+        max_bucket_size=max_bucket_size,
+        values_are_bytes=values_are_bytes,
+    )
+    answers, cpu = await timed(hamt, script)
+    return {
+        "answers": answers,
+        "root": to_base32(bytes(hamt.root_node_id)) if hamt.read_only else None,
+        "blocks": {to_base32(cid): block for cid, block in cas.blocks.items()},
+        "cpu_seconds": cpu,
+    }
+
+
+async def run_on_own_cas(
+    items: Iterable[tuple[str, bytes]], scripts: Iterable[tuple[bool, Iterable[tuple[Any, ...]]]]
+) -> dict[str, Any]:
+    """
+    The seconds of each script on the tree of `items`, with py-hamt's own InMemoryCAS, which gives no CIDs.
+
+    scripts  with whether the tree is opened read-only
+    """
+    cas = py_hamt.InMemoryCAS()
+    base = await py_hamt.HAMT.build(cas=cas, values_are_bytes=True)
+    for key, value in items:
+        await base.set(key, value)
+    await base.make_read_only()
+    seconds = []
+    for read_only, script in scripts:
+        hamt = py_hamt.HAMT(
+            cas=cas, root_node_id=base.root_node_id, read_only=read_only, values_are_bytes=True
+        )
+        seconds.append((await timed(hamt, script))[1])
+    return {"cpu_seconds": seconds}
+
+
+async def timed(hamt: Any, script: Iterable[tuple[Any, ...]]) -> tuple[list[Any], float]:
+    """What the calls of a script give, and the processor time of them all."""
+    answers = []
+    start = time.process_time()
+    for name, *arguments in script:
+        try:
+            if name == "keys":
+                every_key = hamt.keys()
+                answer = [key async for key in every_key]
+            else:
+                answer = await getattr(hamt, name)(*arguments)
+            # The text of a CID that was read is base58.
+            if name == "make_read_only":
+                answer = to_base32(bytes(hamt.root_node_id))
+            elif name == "get_pointer":
+                answer = to_base32(bytes(answer))
+            answers.append((name, answer))
+        except KeyError:
+            answers.append((name, "KeyError"))
+        except BadBlock:
+            raise
+        except Exception:
+            answers.append((name, "refused"))
+    return answers, time.process_time() - start
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "build": build,
+    "open": open_,
+    "run": run,
+    "run_on_own_cas": run_on_own_cas,
+}
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from xarray.tests import conftest, test_backends, test_backends_datatree
+from xarray.tests import conftest, test_backends, test_backends_datatree  # it sets an option, see below
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
@@ -24,6 +24,8 @@ from hamt_bulk import errors
 from hamt_bulk.cas import InMemoryCAS, PackCAS
 from hamt_bulk.hamt import HAMT
 from hamt_bulk.zarr import ZarrHAMTStore
+
+xr.set_options(warn_for_unclosed_files=False)  # theirs, which would hold for all tests of the session
 
 
 class Fails(NamedTuple):

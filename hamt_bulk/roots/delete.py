@@ -1,6 +1,6 @@
 """A root without some of its keys."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from multiformats import CID
 
@@ -11,6 +11,7 @@ from hamt_bulk.errors import InvalidInput, KeyNotFound
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import HashFn, blake3_hashfn, encode_key
 from hamt_bulk.nodes import Tree
+from hamt_bulk.roots.clashes import folders_above
 from hamt_bulk.roots.documents import DOCUMENTS
 
 SHOWN_KEYS = 5
@@ -39,30 +40,29 @@ def delete(
     tree = Tree(to_bytes(root), target.cas, target.layout, hash_fn)
     found = _in_folder(tree, prefix) if prefix is not None else _all_there(tree, keys or ())
     without = edited(target, tree.root, dict.fromkeys(found))
-    groups = sorted({group for key in found if key.endswith(DOCUMENTS) for group in _groups_above(key)})
+    documents = {key.rpartition("/")[0] for key in found if key.endswith(DOCUMENTS)}
+    groups = sorted({group for folder in documents for group in folders_above(folder)})
     return to_cid(brought_up_to_date(target, without, groups, [tree]))
 
 
-def brought_up_to_date(target: Target, root: bytes, groups: Iterable[str], sources: list[Tree]) -> bytes:
-    """The root with the consolidated metadata of those of `groups` that had it in one of `sources`."""
-    # zarr takes half a second to import, and most trees that are edited by key do without.
-    from hamt_bulk.zarr.consolidated import consolidated, has_consolidated
+def brought_up_to_date(
+    target: Target, root: bytes, groups: Iterable[str], sources: list[Tree], documents: Collection[str] = ()
+) -> bytes:
+    """
+    The root with the consolidated metadata of those of `groups` that had it in one of `sources`.
 
+    documents  keys of metadata that may be there now, besides those that have been consolidated in `sources`
+    """
     for group in groups:
+        # zarr takes half a second to import, and most trees that are edited by key do without.
+        from hamt_bulk.zarr.consolidated import consolidated, has_consolidated
+
         if any(has_consolidated(source, group) for source in sources):
             tree = Tree(root, target.cas, target.layout, target.hash_fn)
             if all(tree.pointer(f"{group}/{name}".lstrip("/")) is None for name in ("zarr.json", ".zgroup")):
                 continue  # the group itself is gone
-            root = edited(target, root, consolidated(tree, group, sources))
+            root = edited(target, root, consolidated(tree, group, sources, documents))
     return root
-
-
-def _groups_above(key: str) -> list[str]:
-    """The paths of all groups that the document `key` may be consolidated in."""
-    folder = key.rpartition("/")[0]
-    if not folder:
-        return []
-    return ["", *(folder[:at] for at, char in enumerate(folder) if char == "/")]
 
 
 def _in_folder(tree: Tree, prefix: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import zarr
@@ -22,20 +22,27 @@ def has_consolidated(tree: Tree, group: str) -> bool:
     return _named(tree, group) is not None
 
 
-def consolidated(tree: Tree, group: str, sources: Sequence[Tree]) -> dict[str, Data]:
+def consolidated(
+    tree: Tree, group: str, sources: Sequence[Tree], documents: Iterable[str] = ()
+) -> dict[str, Data]:
     """
     The documents of a group with a copy of the metadata that is now below it.
 
-    tree     the tree as it is, but for that copy
-    sources  trees in whose copies the groups and arrays are named that may be there now
+    tree       the tree as it is, but for that copy
+    sources    trees in whose copies the groups and arrays are named that may be there now
+    documents  keys of the metadata of others that may be there
     """
     start = folder_start(group)
-    folders, formats = Folders(), set[int]()
+    keys = {key for key in documents if key.startswith(start)}
+    formats = set[int]()
     for source in sources:
         for name in _named(source, group) or ():
             formats.add(3 if name.endswith("zarr.json") else 2)
-            if tree.pointer(start + name) is not None:
-                folders.add(start + name)
+            keys.add(start + name)
+    folders = Folders()
+    for key in sorted(keys):
+        if tree.pointer(key) is not None:
+            folders.add(key)
     hamt = HAMT(tree.cas, tree.hash_fn, tree.root, read_only=True, values_are_bytes=True, cache=tree.cache)
     record = RecordingStore(ZarrHAMTStore(hamt, read_only=True), folders)
     with warnings.catch_warnings():

@@ -216,7 +216,8 @@ def _stages(
 
 def _plan(ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOptions, workers: int) -> _Plan:
     base = Base.of(target, root)
-    record = RecordingStore(None if root is None else ZarrHAMTStore.open(root, target.cas))
+    store = None if root is None else ZarrHAMTStore.open(root, target.cas)
+    record = RecordingStore(store)
     edits: list[tuple[str, bytes]] = []
     with target.cas.writer() as writer:
 
@@ -228,10 +229,12 @@ def _plan(ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOpt
         for key, value in documents.items():
             save(key, value)
         writer.flush()
-    if documents and root is not None:
-        _warn_of_old_copy(Tree(root, target.cas, target.layout, target.hash_fn), documents)
-    if record.cleared and root is not None:
-        base = _cleared(target, base, root, record)
+    if store is not None:
+        tree = store.hamt.draft.tree  # its nodes are there already
+        if documents:
+            _warn_of_old_copy(tree, documents)
+        if record.cleared:
+            base = _cleared(target, base, tree, record)
     write = write_stage(target, sources, record, workers)
     return _Plan(sources, write, Manifest.of(edits, target.hash_fn), base)
 
@@ -248,10 +251,9 @@ def _warn_of_old_copy(base: Tree, written: Container[str]) -> None:
             )
 
 
-def _cleared(target: Target, base: Base, root: bytes, record: RecordingStore) -> Base:
+def _cleared(target: Target, base: Base, tree: Tree, record: RecordingStore) -> Base:
     """`base` without the folders that were replaced."""
     if "" in record.cleared:
         return Base.of(target, None)
-    entries = Tree(root, target.cas, target.layout, target.hash_fn).entries()
-    deleted = ((key, TOMBSTONE) for key, _ in entries if record.is_cleared(key))
+    deleted = ((key, TOMBSTONE) for key, _ in tree.entries() if record.is_cleared(key))
     return replace(base, cleared=Manifest.of(deleted, target.hash_fn))

@@ -225,6 +225,14 @@ def test_documents_that_are_not_zarrs_are_plain_values():
     assert merge(*roots, cas, resolve="theirs") == roots[2]
 
 
+def test_a_name_that_only_ends_like_a_document_is_no_document():
+    """JSON objects under it are not merged field by field."""
+    cas = InMemoryCAS()
+    roots = [build({"x/notzarr.json": value}, cas) for value in (b"{}", b'{"a": 1}', b'{"b": 2}')]
+    with pytest.raises(Conflict, match=r"'x/notzarr\.json': ours and theirs give it different values"):
+        merge(*roots, cas)
+
+
 def test_a_missing_root_is_named():
     cas = InMemoryCAS()
     root = build({"a": b"1"}, cas)

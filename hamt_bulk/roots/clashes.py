@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 
 from multiformats import CID
 
-from hamt_bulk.roots.documents import ATTRIBUTE, DOCUMENTS, Member, field_changes
+from hamt_bulk.keys import is_metadata
+from hamt_bulk.roots.documents import ATTRIBUTE, Member, field_changes
 from hamt_bulk.roots.hierarchy import Hierarchy
 
 Pointers: TypeAlias = Mapping[str, bytes | None]
@@ -84,7 +85,7 @@ class Sides:
 
 def group_clashes(sides: Sides) -> Iterator[tuple[Clash, set[str]]]:
     """The groups that one side has no longer, or never had, and in which the other sets keys; with all keys there."""
-    paths = {key.rpartition("/")[0] for key in (*sides.mine, *sides.other) if key.endswith(DOCUMENTS)}
+    paths = {key.rpartition("/")[0] for key in (*sides.mine, *sides.other) if is_metadata(key)}
     done: set[str] = set()
     for path in sorted(paths):
         if done.isdisjoint([path, *folders_above(path)]) and (found := _group_clash(sides, path)):
@@ -148,9 +149,7 @@ def _gain(sides: Sides, path: str, keys: list[str]) -> str:
     before = sides.base.at(path)
     if before is None or before.kind != "group":
         return "makes it a group"
-    inside = [
-        folder for key in keys if (folder := key.rpartition("/")[0]) != path and key.endswith(DOCUMENTS)
-    ]
+    inside = [folder for key in keys if (folder := key.rpartition("/")[0]) != path and is_metadata(key)]
     if added := [folder for folder in inside if sides.base.at(folder) is None]:
         return f"adds {min(added)!r} in it"
     arrays = [
@@ -164,7 +163,7 @@ def _format(member: Member) -> object:
 
 
 def _has_chunks(changes: Pointers) -> bool:
-    return any(not key.endswith(DOCUMENTS) for key in changes)
+    return any(not is_metadata(key) for key in changes)
 
 
 def _why(

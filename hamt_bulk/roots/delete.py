@@ -8,11 +8,11 @@ from hamt_bulk.block import AnyCID, text, to_bytes, to_cid
 from hamt_bulk.bulk import Target, edited
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.errors import InvalidInput, KeyNotFound
+from hamt_bulk.keys import is_metadata
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import HashFn, blake3_hashfn, encode_key
 from hamt_bulk.nodes import Tree
 from hamt_bulk.roots.clashes import folders_above
-from hamt_bulk.roots.documents import DOCUMENTS
 
 SHOWN_KEYS = 5
 
@@ -40,7 +40,7 @@ def delete(
     tree = Tree(to_bytes(root), target.cas, target.layout, hash_fn)
     found = _in_folder(tree, prefix) if prefix is not None else _all_there(tree, keys or ())
     without = edited(target, tree.root, dict.fromkeys(found))
-    documents = {key.rpartition("/")[0] for key in found if key.endswith(DOCUMENTS)}
+    documents = {key.rpartition("/")[0] for key in found if is_metadata(key)}
     groups = sorted({group for folder in documents for group in folders_above(folder)})
     return to_cid(brought_up_to_date(target, without, groups, [tree]))
 

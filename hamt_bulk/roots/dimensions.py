@@ -5,10 +5,11 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
+from hamt_bulk.keys import is_metadata
 from hamt_bulk.manifest import TOMBSTONE
 from hamt_bulk.nodes import Tree
 from hamt_bulk.roots.clashes import Clash, Sides, folders_above
-from hamt_bulk.roots.documents import CONSOLIDATED, DOCUMENTS
+from hamt_bulk.roots.documents import CONSOLIDATED
 from hamt_bulk.roots.hierarchy import Hierarchy
 
 SHOWN_ARRAYS = 5
@@ -86,7 +87,7 @@ def _described(keys: Iterable[str], undecided: Container[str]) -> dict[str, set[
     found: dict[str, set[str]] = defaultdict(set)
     for key in keys:
         path = key.rpartition("/")[0]
-        if key.endswith(DOCUMENTS) and path not in undecided:
+        if is_metadata(key) and path not in undecided:
             found[path.rpartition("/")[0]].add(path)
     return found
 
@@ -97,7 +98,7 @@ def _named(sides: Sides, group: str, undecided: Container[str]) -> Iterator[str]
         for folder in (*folders_above(group), group):
             member = tree.at(folder)
             for name in member.fields.get(CONSOLIDATED, ()) if member is not None else ():
-                inner = name.rpartition("/")[0] if name.endswith(DOCUMENTS) else name
+                inner = name.rpartition("/")[0] if is_metadata(name) else name
                 path = f"{folder}/{inner}".strip("/")
                 if path.rpartition("/")[0] == group and path not in undecided:
                     yield path

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-"""The last parts of keys that hold metadata, in both Zarr formats."""
+from hamt_bulk.keys import is_metadata
 
 CONSOLIDATED = "consolidated metadata"
 """The copy that a group has of what is below it."""
@@ -103,7 +102,7 @@ def member_of(read: Callable[[str], bytes | None]) -> Member | None:
     """
     What the documents of one folder describe; `None` when there are none.
 
-    read  the value under one of `DOCUMENTS`, or `None`
+    read  the value under one of `METADATA_NAMES`, or `None`
     """
     try:
         if (document := _parsed(read("zarr.json"))) is not None:
@@ -141,7 +140,7 @@ def _text(value: object) -> str:
 def _differing(documents: Document, others: Document) -> list[str]:
     """The paths of those of a group's members whose metadata is not the same on the other side."""
     keys = (key for key in documents if key not in others or _text(documents[key]) != _text(others[key]))
-    return sorted({key.rpartition("/")[0] if key.endswith(DOCUMENTS) else key for key in keys})
+    return sorted({key.rpartition("/")[0] if is_metadata(key) else key for key in keys})
 
 
 class _Unreadable(Exception):

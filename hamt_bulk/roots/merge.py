@@ -12,6 +12,7 @@ from hamt_bulk.block import AnyCID, to_bytes, to_cid
 from hamt_bulk.bulk import Target, edited
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.errors import Conflict, InvalidInput
+from hamt_bulk.keys import is_metadata
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import TOMBSTONE, HashFn, blake3_hashfn
 from hamt_bulk.nodes import Tree
@@ -19,7 +20,7 @@ from hamt_bulk.roots.clashes import Clash, Sides, array_clashes, folders_above, 
 from hamt_bulk.roots.delete import brought_up_to_date
 from hamt_bulk.roots.diff import changes
 from hamt_bulk.roots.dimensions import Planned, size_clashes
-from hamt_bulk.roots.documents import DOCUMENTS, Member
+from hamt_bulk.roots.documents import Member
 from hamt_bulk.roots.hierarchy import Hierarchy
 
 Answer: TypeAlias = "Literal['ours', 'theirs'] | CID | bytes | None"
@@ -105,7 +106,7 @@ class _Merge:
                 continue
             if key not in self.mine:
                 self.edits[key] = _edit(pointer)
-            elif key.endswith(DOCUMENTS):
+            elif is_metadata(key):
                 self._settle_document(key)
             else:
                 self._settle(self._clash("key", key, "ours and theirs give it different values"))
@@ -173,14 +174,14 @@ class _Merge:
     def _documents(self) -> list[str]:
         """The keys of metadata that a side changed, but for what zarr could not read."""
         planned = self._planned()
-        keys = [key for key in self.mine.keys() | self.other.keys() if key.endswith(DOCUMENTS)]
+        keys = [key for key in self.mine.keys() | self.other.keys() if is_metadata(key)]
         members = ((key, planned.at(key.rpartition("/")[0])) for key in keys)
         return [key for key, member in members if member is not None and member.kind != "unreadable"]
 
     def _groups(self) -> list[str]:
         """The groups that keep a copy of metadata of which some changed."""
         planned = self._planned()
-        folders = {key.rpartition("/")[0] for key in (*self.mine, *self.other) if key.endswith(DOCUMENTS)}
+        folders = {key.rpartition("/")[0] for key in (*self.mine, *self.other) if is_metadata(key)}
         groups = {group for folder in folders for group in (*folders_above(folder), folder)}
         return [group for group in sorted(groups) if _is_group(planned.at(group)) and self._has_copy(group)]
 
@@ -220,7 +221,7 @@ class _Merge:
         answer = self.resolve(clash) if callable(self.resolve) else self.resolve
         if answer is None:
             self.conflicts.append(clash)
-            self.undecided |= {key.rpartition("/")[0] for key in keys if key.endswith(DOCUMENTS)}
+            self.undecided |= {key.rpartition("/")[0] for key in keys if is_metadata(key)}
             return None
         if answer in ("ours", "theirs"):
             return answer

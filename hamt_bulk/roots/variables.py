@@ -8,10 +8,11 @@ from typing import Literal, TypeAlias
 
 from hamt_bulk.block import AnyCID, to_bytes
 from hamt_bulk.cas import ContentAddressedStore, open_cas
+from hamt_bulk.keys import METADATA_NAMES
 from hamt_bulk.manifest import HashFn, blake3_hashfn
 from hamt_bulk.nodes import Tree
 from hamt_bulk.roots.diff import changes
-from hamt_bulk.roots.documents import DOCUMENTS, FieldChange, Kind, Member, field_changes
+from hamt_bulk.roots.documents import FieldChange, Kind, Member, field_changes
 from hamt_bulk.roots.hierarchy import Hierarchy
 
 Region: TypeAlias = tuple[slice, ...]
@@ -139,7 +140,7 @@ class _Report:
     def add(self, key: str, status: Status) -> None:
         """Puts a key where it belongs."""
         folder, _, name = key.rpartition("/")
-        if name in DOCUMENTS and (self._old.at(folder) or self._new.at(folder)):
+        if name in METADATA_NAMES and (self._old.at(folder) or self._new.at(folder)):
             self._described.add(folder)
             return
         owner = (self._old if status == "removed" else self._new).owner(key)

@@ -10,9 +10,9 @@ from zarr.errors import ZarrUserWarning
 
 from hamt_bulk.block import Data
 from hamt_bulk.hamt import HAMT
+from hamt_bulk.keys import folder_start
 from hamt_bulk.nodes import Tree
 from hamt_bulk.zarr.folders import Folders
-from hamt_bulk.zarr.keys import folder_start
 from hamt_bulk.zarr.recording import RecordingStore, named_in
 from hamt_bulk.zarr.store import ZarrHAMTStore
 

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import partial
 
 from hamt_bulk.draft import Draft
+from hamt_bulk.keys import CHUNK, METADATA_NAMES, folder_start
 from hamt_bulk.manifest import TOMBSTONE
-from hamt_bulk.zarr.keys import CHUNK, METADATA_NAMES, folder_start
 
 FOLDER_NAMES = 100_000
 """How many names a listing remembers for the next one. A hierarchy with more is walked each time."""

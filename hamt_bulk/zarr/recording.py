@@ -10,8 +10,8 @@ from zarr.storage import MemoryStore
 
 from hamt_bulk.block import Data
 from hamt_bulk.cas.loop import run_sync
+from hamt_bulk.keys import folder_start, is_metadata
 from hamt_bulk.zarr.folders import Folders
-from hamt_bulk.zarr.keys import folder_start, is_metadata
 from hamt_bulk.zarr.store import ZarrHAMTStore
 
 

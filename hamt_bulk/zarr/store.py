@@ -21,11 +21,11 @@ from hamt_bulk.cas import ContentAddressedStore, open_cas
 from hamt_bulk.cas.wrap import configuration
 from hamt_bulk.errors import InvalidInput, NotPortable, ReadOnly
 from hamt_bulk.hamt import HAMT
+from hamt_bulk.keys import folder_start
 from hamt_bulk.layout import PyHamt
 from hamt_bulk.manifest import TOMBSTONE, HashFn, encode_key
 from hamt_bulk.nodes import CACHE_BYTES, NodeCache
 from hamt_bulk.zarr.folders import Listing
-from hamt_bulk.zarr.keys import folder_start
 
 SIZES_AT_ONCE = 256
 """How many values `getsize_prefix` asks the sizes of in one request."""

@@ -9,8 +9,10 @@ Parallel bulk builds of content-addressed Zarr hierarchies.
 
 from typing import TYPE_CHECKING, Any
 
+from hamt_bulk import cas
 from hamt_bulk.bulk import build, update
 from hamt_bulk.cas import (
+    BlockCAS,
     CarCAS,
     ContentAddressedStore,
     InMemoryCAS,
@@ -26,15 +28,19 @@ from hamt_bulk.manifest import blake3_hashfn
 from hamt_bulk.roots import copy, delete, diff, merge
 
 if TYPE_CHECKING:
+    from hamt_bulk.cas import GatewayCAS, KuboCAS
     from hamt_bulk.zarr import ZarrHAMTStore
 
 __version__ = "0.1.0"
 
 __all__ = [
     "HAMT",
+    "BlockCAS",
     "CarCAS",
     "ContentAddressedStore",
+    "GatewayCAS",
     "InMemoryCAS",
+    "KuboCAS",
     "LocalCAS",
     "PackCAS",
     "Receipt",
@@ -59,6 +65,8 @@ def __getattr__(name: str) -> Any:
         from hamt_bulk.zarr import ZarrHAMTStore
 
         return ZarrHAMTStore
+    if name in ("GatewayCAS", "KuboCAS"):
+        return getattr(cas, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -10,7 +10,7 @@ returns its root.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
@@ -18,10 +18,10 @@ from typing import TypeAlias, TypeVar
 
 from multiformats import CID
 
-from hamt_bulk.block import AnyCID, to_bytes, to_cid
+from hamt_bulk.block import AnyCID, text, to_bytes, to_cid
 from hamt_bulk.cas import ContentAddressedStore, Writer, open_cas
 from hamt_bulk.cas.wrap import Reader
-from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput
+from hamt_bulk.errors import BlockNotFound, CASError, HamtError, InvalidInput
 from hamt_bulk.layout import BUCKET_SIZE, PyHamt, Slot
 from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, blake3_hashfn, encode_key, merge, override
 from hamt_bulk.reads import drive
@@ -37,16 +37,25 @@ Items: TypeAlias = "Mapping[str, Value] | Iterable[tuple[str, Value]]"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a build goes and how its tree is made; it travels to workers."""
+    """
+    Where a build goes and how its tree is made; it travels to workers.
+
+    cas  as this build has it, until it is concluded
+    pin  the name under which the root is pinned, where the store needs that
+    """
 
     cas: ContentAddressedStore
     layout: PyHamt
     hash_fn: HashFn
+    pin: str | None
 
     @classmethod
-    def of(cls, cas: ContentAddressedStore | str, max_bucket_size: int, hash_fn: HashFn) -> "Target":
+    def of(
+        cls, cas: ContentAddressedStore | str, max_bucket_size: int, hash_fn: HashFn, pin: str | None
+    ) -> "Target":
         opened = open_cas(cas)
-        return cls(opened, PyHamt(max_bucket_size, opened.hasher), hash_fn)
+        opened.check_pin(pin)
+        return cls(opened.begin(), PyHamt(max_bucket_size, opened.hasher), hash_fn, pin)
 
 
 def build(
@@ -56,25 +65,60 @@ def build(
     base: AnyCID | None = None,
     max_bucket_size: int = BUCKET_SIZE,
     hash_fn: HashFn = blake3_hashfn,
+    pin: str | None = None,
 ) -> CID:
     """
     The root of the tree that holds `items`, built in this process.
 
     items  a mapping, or (key, value) pairs, of which the last counts when a key comes twice
     base   a root to change; without it a new tree
+    pin    a name: the store pins the root under it, where it needs that. When the base is pinned under the same
+           name, the pin moves
 
     Memory is that of the keys: values go to the store as they come. When something fails, nothing that
     a root reaches was written.
     """
-    target = Target.of(cas, max_bucket_size, hash_fn)
-    return to_cid(edited(target, None if base is None else to_bytes(base), items))
+    root = None if base is None else to_bytes(base)
+    target = Target.of(cas, max_bucket_size, hash_fn, pin)
+    return concluded(target, root, lambda: edited(target, root, items))
+
+
+def concluded(target: Target, base: bytes | None, make: Callable[[], bytes]) -> CID:
+    """The root that `make` gives, pinned where that is wanted, its store told that the build is over."""
+    try:
+        root = make()
+    except BaseException as error:
+        abandon(target.cas, error)
+        raise
+    conclude(target, root, base)
+    return to_cid(root)
+
+
+def conclude(target: Target, root: bytes, base: bytes | None) -> None:
+    """Pins the root of a complete build where that is wanted, and lets the store tidy up."""
+    try:
+        target.cas.secure(root, target.pin, base)
+    except (BlockNotFound, CASError) as error:
+        wanted = "checked" if target.pin is None else f"pinned as {target.pin!r}"
+        raise type(error)(
+            f"the build is complete and its root is {text(root)}, but it could not be {wanted}: {error}"
+        ) from error
+    tidy(target.cas)
+
+
+def abandon(cas: ContentAddressedStore, error: BaseException) -> None:
+    """Lets the store forget a build that failed with `error`, which is what the caller has to hear of."""
+    try:
+        cas.abandon()
+    except HamtError as other:
+        error.add_note(f"and the store could not let go of what was written: {other}")
 
 
 def edited(
     target: Target, root: bytes | None, items: Items, pointers: Mapping[str, bytes] = MappingProxyType({})
 ) -> bytes:
     """
-    `build`, where everything is opened and checked.
+    `build`, where everything is opened and checked, without its conclusion.
 
     pointers  edits whose values are saved already, by key; `items` come after them
     """
@@ -85,7 +129,6 @@ def edited(
         changed = drive(reads, Reader(target.cas).blocks)
         new = assemble(base.root, base.slots, changed, target.layout, writer.save_many)
         writer.flush()
-    tidy(target.cas)
     return new
 
 
@@ -96,9 +139,10 @@ def update(
     *,
     max_bucket_size: int = BUCKET_SIZE,
     hash_fn: HashFn = blake3_hashfn,
+    pin: str | None = None,
 ) -> CID:
     """The root after `items` were set, or deleted where the value is `None`: `build` with `root` as its base."""
-    return build(items, cas, base=root, max_bucket_size=max_bucket_size, hash_fn=hash_fn)
+    return build(items, cas, base=root, max_bucket_size=max_bucket_size, hash_fn=hash_fn, pin=pin)
 
 
 def tidy(cas: ContentAddressedStore) -> None:

@@ -16,7 +16,7 @@ Source: https://ipld.io/specs/transport/car/
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import SEEK_END
 from typing import Any, BinaryIO, NamedTuple
@@ -76,9 +76,14 @@ class Section(NamedTuple):
 
 def header_v1(roots: Sequence[bytes] = ()) -> bytes:
     """The bytes that open a v1 file or payload, their length included."""
-    tags = b"".join(b"\xd8\x2a" + _cbor_head(2, 1 + len(root)) + b"\0" + root for root in roots)
-    header = b"\xa2\x65roots" + _cbor_head(4, len(roots)) + tags + b"\x67version\x01"
+    header = b"\xa2\x65roots" + cbor_links(roots) + b"\x67version\x01"
     return varint(len(header)) + header
+
+
+def cbor_links(cids: Collection[bytes]) -> bytes:
+    """A dag-cbor array of links."""
+    tags = b"".join(b"\xd8\x2a" + _cbor_head(2, 1 + len(cid)) + b"\0" + cid for cid in cids)
+    return _cbor_head(4, len(cids)) + tags
 
 
 def header_v2(data_offset: int, data_size: int, index_offset: int) -> bytes:

@@ -82,6 +82,10 @@ class PyHamt:
         """The CID of a node's block."""
         return identify(data, DAG_CBOR, self.hasher)
 
+    def way(self, digest: bytes) -> list[str]:
+        """The IPLD path from a node to the child that bytes of a key's hash lead to: a link is a list of one item."""
+        return [segment for byte in digest for segment in (str(byte), "0")]
+
     def pointer_head(self, length: int) -> bytes:
         """The CBOR bytes before a CID of `length` bytes."""
         return b"\xd8\x2a" + _head(0x40, length + 1) + b"\x00"

@@ -12,6 +12,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeAlias, cast
@@ -36,6 +37,9 @@ Node: TypeAlias = list[Slot]
 
 Load: TypeAlias = Callable[[Sequence[bytes]], list[Node]]
 """Loads and decodes nodes, in the thread that calls it."""
+
+PATH_LEVELS = 8
+"""Nodes on the way to a key that are asked for together. A tree of 10^12 keys is not that deep."""
 
 _Claims: TypeAlias = "dict[bytes, Future[Node | None]]"
 """Nodes under way. `None`: the load failed for a reason that need not be this node's."""
@@ -222,18 +226,21 @@ class Tree(Reader):
         """The nodes of these names, decoded, which `layout.decode` lets pass."""
         return cast(Sequence[Data], self.cache.get(cids, self._load))
 
-    async def _nodes_async(self, cids: Sequence[bytes], scan: bool = False) -> list[Node]:
+    async def _nodes_async(
+        self, cids: Sequence[bytes], scan: bool = False, load: Load | None = None
+    ) -> list[Node]:
         # A thread would cost several times what a store in memory takes.
         if self.cas.in_memory:
-            return self.cache.get(cids, self._load, scan=scan)
-        return await self.cache.get_async(cids, self._load, scan=scan)
+            return self.cache.get(cids, load or self._load, scan=scan)
+        return await self.cache.get_async(cids, load or self._load, scan=scan)
 
     def pointer(self, key: str) -> bytes | None:
         """The CID of the value under `key`. `None` only when the tree is sound and has no such key."""
         path: list[Node] = []
+        digest = self.hash_fn(encode_key(key))
 
         def load(cids: Sequence[bytes]) -> Sequence[Data]:
-            path.extend(self.cache.get(cids, self._load))
+            path.extend(self.cache.get(cids, self._loader(digest, len(path))))
             return cast(Sequence[Data], path[-1:])
 
         found = drive(lookup(self.root, key, self.layout, self.hash_fn), load)
@@ -244,9 +251,10 @@ class Tree(Reader):
     async def pointer_async(self, key: str) -> bytes | None:
         """As `pointer`."""
         path: list[Node] = []
+        digest = self.hash_fn(encode_key(key))
 
         async def load(cids: Sequence[bytes]) -> Sequence[Data]:
-            path.extend(await self._nodes_async(cids))
+            path.extend(await self._nodes_async(cids, load=self._loader(digest, len(path))))
             return cast(Sequence[Data], path[-1:])
 
         found = await drive_async(lookup(self.root, key, self.layout, self.hash_fn), load)
@@ -275,16 +283,43 @@ class Tree(Reader):
             else:
                 sent = cast(Sequence[Data], await self._nodes_async(step, scan=True))
 
+    def _loader(self, digest: bytes, depth: int) -> Load:
+        """What loads the node at `depth` on the way to a key; where the store can, with those that follow."""
+        if not self.cas.loads_paths:
+            return self._load
+        below = digest[depth : depth + PATH_LEVELS]
+
+        def load(cids: Sequence[bytes]) -> list[Node]:
+            [cid] = cids
+            with self._explained(cids):
+                way = dict(self.path(cid, self.layout.way(below)))
+            node = first = self.layout.decode(cid, way[cid])
+            # The nodes below were not asked for one by one, so what came is followed and not believed.
+            for byte in below:
+                child = node[byte]
+                if not isinstance(child, bytes) or child not in way:
+                    break
+                node = self.layout.decode(child, way[child])
+                self.cache.put(child, [slot or _EMPTY for slot in node])
+            return [first]
+
+        return load
+
     def _load(self, cids: Sequence[bytes]) -> list[Node]:
-        try:
+        with self._explained(cids):
             blocks = self.blocks(cids)
+        return [self.layout.decode(cid, block) for cid, block in zip(cids, blocks, strict=True)]
+
+    @contextmanager
+    def _explained(self, cids: Sequence[bytes]) -> Iterator[None]:
+        try:
+            yield
         except BlockNotFound as error:
             if self.root not in cids:
                 raise
             raise BlockNotFound(
                 f"the root {text(self.root)} is not in this store, {self.cas!r}: {error}"
             ) from error
-        return [self.layout.decode(cid, block) for cid, block in zip(cids, blocks, strict=True)]
 
     def _doubted(self, key: str, path: list[Node]) -> None:
         """Raises `MalformedNode` when the node that lacks `key` has another key that should not be there."""

@@ -1,10 +1,15 @@
 """What the tests share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import settings
+from kubo.daemon import Daemon
+from kubo.program import find_ipfs
 from peers.py_hamt import PeerUnavailable, PyHamt
 
 # How long an example takes says more about the machine than about the code; a hang is pytest-timeout's.
@@ -18,8 +23,42 @@ def py_hamt() -> Iterator[PyHamt]:
     try:
         peer = PyHamt.start()
     except PeerUnavailable as error:
-        if os.environ.get("HAMT_BULK_REQUIRE_PEERS") == "1":
-            pytest.fail(f"HAMT_BULK_REQUIRE_PEERS is 1, and {error}", pytrace=False)
-        pytest.skip(str(error))
+        do_without(error)
     with peer:
         yield peer
+
+
+@pytest.fixture(scope="session")
+def ipfs_binary() -> Path:
+    """Kubo's program; without one the test is skipped, or fails where HAMT_BULK_REQUIRE_PEERS is 1."""
+    try:
+        return find_ipfs()
+    except PeerUnavailable as error:
+        do_without(error)
+
+
+@pytest.fixture(scope="session")
+def kubo(ipfs_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A running Kubo daemon. Other tests' blocks and pins are in it too: leave it running, and never `gc`."""
+    with Daemon(ipfs_binary, tmp_path_factory.mktemp("kubo")) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def new_kubo(ipfs_binary: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Makes running Kubo daemons for one test, from the settings and the authorization of `Daemon`."""
+    with ExitStack() as stack:
+
+        def new(config: Mapping[str, Any] | None = None, authorization: str | None = None) -> Daemon:
+            folder = tmp_path / f"kubo{len(daemons)}"
+            daemons.append(stack.enter_context(Daemon(ipfs_binary, folder, config, authorization)))
+            return daemons[-1]
+
+        daemons: list[Daemon] = []
+        yield new
+
+
+def do_without(error: PeerUnavailable) -> NoReturn:
+    if os.environ.get("HAMT_BULK_REQUIRE_PEERS") == "1":
+        pytest.fail(f"HAMT_BULK_REQUIRE_PEERS is 1, and {error}", pytrace=False)
+    pytest.skip(str(error))

@@ -1,46 +1,37 @@
 """
-The contract of every content-addressed store, and what those in this process share.
+The contract of every content-addressed store.
 
 `ContentAddressedStore` keeps py-hamt's `save` and `load` and adds what bulk work needs. A subclass may
-stop at those two; `LocalCAS` is for stores that reach their blocks without waiting for a network.
+stop at those two; `BlockCAS` is for stores that give single blocks.
 """
 
 # ruff: noqa: B027  (methods that do nothing are those that a store need not have)
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import islice
 from operator import index
+from typing import Self
 
 from multiformats import CID
 
-from hamt_bulk import unixfs
 from hamt_bulk.block import (
     CODECS,
-    DAG_PB,
     AnyCID,
     Block,
     Data,
     Hasher,
-    hash_code,
     parse,
     text,
     to_bytes,
-    to_cid,
-    verify,
 )
 from hamt_bulk.cas.loop import gather, run_sync
 from hamt_bulk.cas.writer import CodecInput, Receipt, Writer, as_bytes, blocks_of
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, InvalidInput
-from hamt_bulk.reads import drive
 
-__all__ = ["CodecInput", "ContentAddressedStore", "LocalCAS", "Receipt", "Writer", "blocks_of"]
+__all__ = ["CodecInput", "ContentAddressedStore", "Receipt", "Writer", "blocks_of"]
 
-
-MAX_INLINE_BYTES = 64 << 10
-"""Up to here a value that is in memory is hashed where it is asked for: a thread would cost more."""
 
 _GROUP = 1024  # blocks that wait for one another where a store takes them one by one
 
@@ -60,6 +51,9 @@ class ContentAddressedStore(ABC):
 
     verifies = False
     """Whether `load` compares every block with its CID. Readers hash what other stores give them."""
+
+    loads_paths = False
+    """Whether `load_ipld_path` gives more than one block for one request."""
 
     in_memory = False
     """Whether a block is there without waiting, so that nobody needs a thread for it."""
@@ -90,8 +84,17 @@ class ContentAddressedStore(ABC):
 
     def load_range(self, cid: AnyCID, start: int, stop: int | None) -> bytes:
         """Bytes `start` to `stop` (exclusive; `None`: the end) of the value that `cid` names."""
-        start, stop = _bounds(start, stop)
+        start, stop = bounds(start, stop)
         return run_sync(self.load(cid, start, None if stop is None else stop - start))
+
+    def load_ipld_path(self, root: AnyCID, segments: Sequence[str]) -> list[Block]:
+        """
+        The blocks on the way from `root` along an IPLD path, as far as they came: at least the first.
+
+        segments  of the path, such as ["13", "0"]: the item 0 of the item 13 of the root
+        """
+        [data] = self.load_many([root])
+        return [Block(to_bytes(root), data)]
 
     def has_many(self, cids: Sequence[AnyCID]) -> list[bool]:
         """Whether each block is there."""
@@ -113,8 +116,27 @@ class ContentAddressedStore(ABC):
         """Makes durable what `save` was given on this object."""
         return Receipt()
 
+    def begin(self) -> Self:
+        """The store as one build has it, from the first block to `finish`: what it writes is kept meanwhile."""
+        return self
+
+    def check_pin(self, name: str | None) -> None:
+        """Raises `InvalidInput` for what cannot be the name of a pin."""
+
+    def secure(self, root: bytes, name: str | None, base: bytes | None) -> None:
+        """
+        Called once, by the driver, with the root of a complete build: pins it under `name`, where the store needs that.
+
+        base  the root that it was made from. When that is pinned under the same name, the pin moves
+
+        Raises `BlockNotFound` or `CASError` when the root is not complete, or cannot be pinned.
+        """
+
     def finish(self) -> None:
-        """Called once, by the driver, when a build is complete: a store may tidy up."""
+        """Called once, by the driver, when a build is complete and secured: a store may tidy up."""
+
+    def abandon(self) -> None:
+        """Called instead when a build has failed."""
 
     def refuse_other_processes(self) -> None:
         """Raises `NotPortable` when the store can only be used in this process."""
@@ -191,7 +213,7 @@ def several(cids: Iterable[AnyCID]) -> list[bytes]:
     return [to_bytes(cid) for cid in cids]
 
 
-def _bounds(start: int, stop: int | None) -> tuple[int, int | None]:
+def bounds(start: int, stop: int | None) -> tuple[int, int | None]:
     """The bounds of a range, whose end is not before its start."""
     start, stop = _count("start", start), None if stop is None else _count("stop", stop)
     return start, None if stop is None else max(start, stop)
@@ -215,87 +237,3 @@ def _count(name: str, value: int) -> int:
     if count < 0:
         raise InvalidInput(f"{name}={value!r}, expected a whole number of bytes, 0 or more")
     return count
-
-
-class LocalCAS(ContentAddressedStore):
-    """
-    A store that reaches its blocks without waiting for a network.
-
-    Subclasses give `read_blocks`, `has_blocks` and `writer`; everything else, verification included, is
-    here.
-    """
-
-    verifies = True
-
-    def __init__(self, hasher: Hasher) -> None:
-        hash_code(hasher)
-        self.hasher = hasher
-
-    @abstractmethod
-    def read_blocks(self, cids: Sequence[bytes]) -> list[Data]:
-        """The blocks as they are stored, not yet verified. Raises `BlockNotFound`."""
-
-    @abstractmethod
-    def has_blocks(self, cids: Sequence[bytes]) -> list[bool]:
-        """Whether each block is there."""
-
-    @abstractmethod
-    def writer(self) -> Writer: ...
-
-    def load_blocks(self, cids: Sequence[bytes]) -> list[Data]:
-        """The blocks, each compared with its CID. Raises `BlockNotFound` or `BlockMismatch`."""
-        blocks = self.read_blocks(cids)
-        for cid, data in zip(cids, blocks, strict=True):
-            verify(cid, data)
-        return blocks
-
-    def size_blocks(self, cids: Sequence[bytes]) -> list[int]:
-        """The length of each block."""
-        return [len(data) for data in self.load_blocks(cids)]
-
-    def load_range(self, cid: AnyCID, start: int, stop: int | None) -> bytes:
-        binary = to_bytes(cid)
-        start, stop = _bounds(start, stop)
-        if parse(binary).codec == DAG_PB:
-            return drive(unixfs.read(binary, start, stop), self.load_blocks)
-        [data] = self.load_blocks([binary])
-        return bytes(data) if start == 0 and stop is None else bytes(memoryview(data)[start:stop])
-
-    def load_many(self, cids: Sequence[AnyCID]) -> list[bytes]:
-        names = several(cids)
-        files = {cid for cid in names if parse(cid).codec == DAG_PB}
-        whole = iter(self.load_blocks([cid for cid in names if cid not in files]))
-        return [self.load_range(cid, 0, None) if cid in files else bytes(next(whole)) for cid in names]
-
-    def has_many(self, cids: Sequence[AnyCID]) -> list[bool]:
-        return self.has_blocks(several(cids))
-
-    def size_many(self, cids: Sequence[AnyCID]) -> list[int]:
-        names = several(cids)
-        files = {cid for cid in names if parse(cid).codec == DAG_PB}
-        whole = iter(self.size_blocks([cid for cid in names if cid not in files]))
-        return [drive(unixfs.size(cid), self.load_blocks) if cid in files else next(whole) for cid in names]
-
-    async def save(self, data: bytes, codec: CodecInput) -> CID:
-        return to_cid(await self.save_value(data, codec))
-
-    async def save_value(self, data: Data, codec: CodecInput) -> bytes:
-        """As `save`, with the CID's bytes, which cost much less to make."""
-        if self.in_memory and len(as_bytes(data)) <= MAX_INLINE_BYTES:
-            return self._implicit_writer().save(data, codec)
-        return await asyncio.to_thread(self._implicit_writer().save, data, codec)
-
-    async def load(
-        self, id: AnyCID, offset: int | None = None, length: int | None = None, suffix: int | None = None
-    ) -> bytes:
-        return await asyncio.to_thread(self._load, id, offset, length, suffix)
-
-    def _load(self, id: AnyCID, offset: int | None, length: int | None, suffix: int | None) -> bytes:
-        start, stop = range_of(offset, length, suffix)
-        if suffix is not None:
-            start = max(self.size_many([id])[0] - suffix, 0)
-        return self.load_range(id, start, stop)
-
-    @abstractmethod
-    def _implicit_writer(self) -> Writer:
-        """The writer behind `save`, for all threads; `flush` covers it."""

@@ -10,9 +10,10 @@ from multiformats import CID
 from hamt_bulk.block import Data, text, to_cid
 from hamt_bulk.car import Header
 from hamt_bulk.cas.archive import Archive, Place, forget, load_sound
-from hamt_bulk.cas.base import LocalCAS, Writer
+from hamt_bulk.cas.blocks import LocalCAS
 from hamt_bulk.cas.files import absolute, outside
 from hamt_bulk.cas.locations import Locations
+from hamt_bulk.cas.writer import Writer
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput, ReadOnly
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from hamt_bulk.errors import InvalidInput
@@ -22,40 +23,55 @@ _inherited: list[asyncio.AbstractEventLoop] = []
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of `coroutine`, run on the private loop. Not to be called from that loop itself."""
-    global _loop, _thread
     if threading.current_thread() is _thread:
         coroutine.close()
         raise InvalidInput(
             "a store's `save` or `load` called a method that waits for such a call: await them instead, "
             "or run the method in a thread (asyncio.to_thread)"
         )
-    with _lock:
-        if _loop is None:
-            _loop = asyncio.new_event_loop()
-            _thread = threading.Thread(target=_loop.run_forever, name="hamt-bulk-loop", daemon=True)
-            _thread.start()
-        loop = _loop
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    future = start(coroutine)
     try:
         return future.result()
     finally:
         future.cancel()  # of no effect unless the wait was interrupted
 
 
-async def gather(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
-    """The results of `calls` in order, `AT_ONCE` under way at a time. The first to fail ends the others."""
-    turn = asyncio.Semaphore(AT_ONCE)
+async def on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """As `run_sync`, for callers on any event loop, the private one too."""
+    if threading.current_thread() is _thread:
+        return await coroutine
+    return await asyncio.wrap_future(start(coroutine))
 
-    async def run(call: Callable[[], Awaitable[T]]) -> T:
-        async with turn:
-            return await call()
 
-    tasks = [asyncio.ensure_future(run(call)) for call in calls]
+def start(coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+    """Begins `coroutine` on the private loop."""
+    global _loop, _thread
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            _thread = threading.Thread(target=_loop.run_forever, name="hamt-bulk-loop", daemon=True)
+            _thread.start()
+        loop = _loop
+    return asyncio.run_coroutine_threadsafe(coroutine, loop)
+
+
+async def gather(calls: Iterable[Callable[[], Awaitable[T]]], at_once: int = AT_ONCE) -> list[T]:
+    """The results of `calls` in order, `at_once` under way at a time. The first to fail ends the others."""
+    results: list[T] = []
+    numbered = enumerate(calls)
+
+    async def work() -> None:
+        for number, call in numbered:
+            results.extend([None] * (number + 1 - len(results)))  # type: ignore[list-item]  # until it is there
+            results[number] = await call()
+
+    tasks = [asyncio.ensure_future(work()) for _ in range(at_once)]
     try:
-        return await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
+    return results
 
 
 def _after_fork() -> None:

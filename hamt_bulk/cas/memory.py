@@ -8,8 +8,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from hamt_bulk.block import DAG_PB, AnyCID, Block, Data, Hasher, parse, text, to_bytes
-from hamt_bulk.cas.base import MAX_INLINE_BYTES, LocalCAS, Receipt, Writer
-from hamt_bulk.cas.writer import as_bytes
+from hamt_bulk.cas.blocks import MAX_INLINE_BYTES, LocalCAS
+from hamt_bulk.cas.writer import Receipt, Writer, as_bytes
 from hamt_bulk.errors import BlockNotFound, NotPortable
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from hamt_bulk.block import Block, Data, Hasher, text, verify
 from hamt_bulk.cas.archive import forget, load_sound
-from hamt_bulk.cas.base import LocalCAS, Receipt, Writer
+from hamt_bulk.cas.blocks import LocalCAS
 from hamt_bulk.cas.files import absolute, make_folder, outside, write_durably
 from hamt_bulk.cas.packfile import KINDS, PackWriter, temporary_name
 from hamt_bulk.cas.packindex import PackIndex
+from hamt_bulk.cas.writer import Receipt, Writer
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
 
 FORMAT = "hamt_bulk pack store 1\n"

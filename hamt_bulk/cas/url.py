@@ -3,6 +3,7 @@
 import os
 import re
 from threading import Lock
+from urllib.parse import parse_qs
 
 from hamt_bulk.cas.base import ContentAddressedStore
 from hamt_bulk.cas.car import CarCAS
@@ -21,6 +22,8 @@ def open_cas(url: str | os.PathLike[str] | ContentAddressedStore) -> ContentAddr
 
         path, file://path    a folder of packs
         path.car             one CAR file, read-only
+        kubo://host:port     a Kubo daemon's RPC, `kubos://` by TLS; ?gateway=URL, perhaps several times: read from it
+        https://gateway      an IPFS gateway, read-only; also http://
         memory://NAME        a dict of this process; the same name is the same store
     """
     if isinstance(url, ContentAddressedStore):
@@ -42,7 +45,29 @@ def open_cas(url: str | os.PathLike[str] | ContentAddressedStore) -> ContentAddr
         case "memory":
             with _lock:
                 return _memory.setdefault(rest, InMemoryCAS())
+        case "kubo" | "kubos":
+            return _kubo("https" if scheme.lower() == "kubos" else "http", rest)
+        case "http" | "https":
+            # HTTP clients take 0.2 s to import, and stores on disk do without.
+            from hamt_bulk.cas.ipfs import GatewayCAS
+
+            return GatewayCAS(text)
         case _:
             raise InvalidInput(
-                f"{text!r}: no store of kind {scheme!r}; known are a path, path.car and memory://"
+                f"{scheme}://…: no store of kind {scheme!r}; known are a path, path.car, kubo://, https:// and memory://"
             )
+
+
+def _kubo(scheme: str, rest: str) -> ContentAddressedStore:
+    from hamt_bulk.cas.ipfs import KuboCAS
+
+    server, _, query = rest.partition("?")
+    options = parse_qs(query, keep_blank_values=True)
+    if unknown := options.keys() - {"gateway"}:
+        raise InvalidInput(f"kubo://…?{min(unknown)}=: expected gateway= alone")
+    # Without a host it is the daemon of this machine.
+    url = f"{scheme}://{server}" if server else None
+    gateways = options.get("gateway", [])
+    if len(gateways) == 1:
+        return KuboCAS(rpc_base_url=url, gateway_base_url=gateways[0])
+    return KuboCAS(rpc_base_url=url, gateway_base_urls=gateways or None)

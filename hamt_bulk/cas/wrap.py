@@ -4,21 +4,21 @@ import asyncio
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from multiformats import CID
 
 from hamt_bulk import unixfs
-from hamt_bulk.block import DAG_PB, HASH_CODES, AnyCID, Data, parse, text, to_bytes, verify
+from hamt_bulk.block import DAG_PB, HASH_CODES, AnyCID, Block, Data, parse, text, to_bytes, verify
 from hamt_bulk.cas.base import (
     CodecInput,
     ContentAddressedStore,
-    LocalCAS,
     Receipt,
     Writer,
     blocks_of,
     refuse_other_answer,
 )
+from hamt_bulk.cas.blocks import BlockCAS
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, HamtError, InvalidInput
 
 
@@ -48,7 +48,7 @@ def translated(cas: ContentAddressedStore, cids: Sequence[bytes]) -> Iterator[No
 
 async def save_value(cas: ContentAddressedStore, data: Data, codec: CodecInput = "raw") -> bytes:
     """The CID of `data`, which is now in `cas`. Raises `BlockMismatch` when the store answers another one."""
-    if isinstance(cas, LocalCAS):
+    if isinstance(cas, BlockCAS):
         return await cas.save_value(data, codec)
     expected, _ = await asyncio.to_thread(blocks_of, data, codec, cas.hasher)
     refuse_other_answer(cas, to_bytes(await cas.save(bytes(data), codec)), expected)
@@ -81,6 +81,14 @@ class Reader:
             blocks = self.cas.load_many(cids)
             if len(blocks) != len(cids):
                 raise CASError(f"{self.cas!r} gave {len(blocks)} blocks, expected {len(cids)}")
+            return blocks
+
+    def path(self, root: bytes, segments: Sequence[str]) -> list[Block]:
+        """The blocks on the way from `root`, as far as they came: at least the first."""
+        with translated(self.cas, [root]):
+            blocks = self.cas.load_ipld_path(root, segments)
+            if not blocks or blocks[0].cid != root:
+                raise CASError(f"{self.cas!r} gave a path that does not begin with {text(root)}")
             return blocks
 
     def read(
@@ -167,8 +175,20 @@ class VerifyingCAS(ContentAddressedStore):
     def flush(self) -> Receipt:
         return self.inner.flush()
 
+    def begin(self) -> Self:
+        return type(self)(self.inner.begin())
+
+    def check_pin(self, name: str | None) -> None:
+        self.inner.check_pin(name)
+
+    def secure(self, root: bytes, name: str | None, base: bytes | None) -> None:
+        self.inner.secure(root, name, base)
+
     def finish(self) -> None:
         self.inner.finish()
+
+    def abandon(self) -> None:
+        self.inner.abandon()
 
     def refuse_other_processes(self) -> None:
         self.inner.refuse_other_processes()

@@ -36,8 +36,9 @@ class Writer(ABC):
     fails after its call has returned is raised by the next one; `flush` never leaves it out silently.
     """
 
-    def __init__(self, hasher: str) -> None:
+    def __init__(self, hasher: str, leaf_bytes: int = unixfs.LEAF_BYTES) -> None:
         self.hasher = hasher
+        self.leaf_bytes = leaf_bytes
 
     @abstractmethod
     def save_many(self, blocks: Iterable[Block]) -> None:
@@ -53,7 +54,7 @@ class Writer(ABC):
 
     def save(self, data: Data, codec: CodecInput = "raw") -> bytes:
         """The CID of `data`, which may be of any length when raw: above 1 MiB it becomes a UnixFS file."""
-        cid, blocks = blocks_of(data, codec, self.hasher)
+        cid, blocks = blocks_of(data, codec, self.hasher, self.leaf_bytes)
         self.save_many(blocks)
         return cid
 
@@ -66,11 +67,13 @@ class Writer(ABC):
         self.close()
 
 
-def blocks_of(data: Data, codec: CodecInput, hasher: str) -> tuple[bytes, list[Block]]:
-    """The CID of a value and the blocks it consists of; the same for every store."""
+def blocks_of(
+    data: Data, codec: CodecInput, hasher: str, leaf_bytes: int = unixfs.LEAF_BYTES
+) -> tuple[bytes, list[Block]]:
+    """The CID of a value and the blocks it consists of; the same for every store, unless it splits otherwise."""
     data = as_bytes(data)
     if codec == "raw":
-        return unixfs.split(data, hasher)
+        return unixfs.split(data, hasher, leaf_bytes=leaf_bytes)
     if not isinstance(codec, str) or codec not in CODECS:
         raise InvalidInput(f"codec={codec!r}, expected 'raw' or 'dag-cbor'")
     if len(data) > MAX_TRANSFER_BYTES:

@@ -9,8 +9,8 @@ from dask.bag import Bag
 from dask.delayed import Delayed
 from multiformats import CID
 
-from hamt_bulk.block import AnyCID, to_bytes, to_cid
-from hamt_bulk.bulk import Base, Target, write_piece
+from hamt_bulk.block import AnyCID, to_bytes
+from hamt_bulk.bulk import Base, Target, concluded, write_piece
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.dask.batches import WINDOW_BLOCKS
 from hamt_bulk.dask.layers import Key
@@ -31,6 +31,7 @@ def build(
     base: AnyCID | None = None,
     max_bucket_size: int = BUCKET_SIZE,
     hash_fn: HashFn = blake3_hashfn,
+    pin: str | None = None,
     progress: ProgressOption = None,
 ) -> CID:
     """
@@ -39,19 +40,21 @@ def build(
     items  a Bag of (key, value) pairs, or `Delayed` pieces, each a mapping or an iterable of pairs;
            values are bytes, CIDs or `None`, as in `hamt_bulk.build`
     base   a root to change; without it a new tree
+    pin    as in `hamt_bulk.build`
 
     A key belongs to one piece: with different values in two of them it raises `Conflict`.
     """
-    target = Target.of(cas, max_bucket_size, hash_fn)
     runner = runner_here("build in a thread (asyncio.to_thread) with a synchronous Client")
+    target = Target.of(cas, max_bucket_size, hash_fn, pin)
     pieces = _pieces(items)
     windows = (
         _window(target, pieces[at : at + WINDOW_BLOCKS]) for at in range(0, len(pieces), WINDOW_BLOCKS)
     )
     write = Stage("write", len(pieces), windows)
-    tree = Base.of(target, None if base is None else to_bytes(base))
+    root = None if base is None else to_bytes(base)
+    tree = Base.of(target, root)
     stages = tree_stages(target, write, Manifest.empty(), tree, runner.workers)
-    return to_cid(run(stages, runner, target.cas, progress_of(progress)))
+    return concluded(target, root, lambda: run(stages, runner, target.cas, progress_of(progress)))
 
 
 def _pieces(items: "Bag | Sequence[Delayed]") -> list[Delayed]:

@@ -9,7 +9,7 @@ from typing import Any
 from dask._task_spec import List, Task, TaskRef
 
 from hamt_bulk.block import to_cid
-from hamt_bulk.bulk import Base, Target, index_part, tidy, write_root
+from hamt_bulk.bulk import Base, Target, conclude, index_part, write_root
 from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.runner import Stage, Stages, Window
 from hamt_bulk.dask.workers import require_versions, versions
@@ -59,9 +59,7 @@ def tree_stages(
     count = len(base.cleared) + sum(map(len, manifests))
     ranges = part_ranges(part_count(count))
     changed = yield Stage("index", len(ranges), index_windows(target, base, manifests, ranges, workers))
-    root = write_root(target, base, changed)
-    tidy(target.cas)
-    return root
+    return write_root(target, base, changed)
 
 
 def part_count(edits: int) -> int:
@@ -132,5 +130,5 @@ def _index_of_all(
 
 def _root_of_all(target: Target, base: Base, changed: list[dict[int, Slot]]) -> Any:
     root = write_root(target, base, changed)
-    tidy(target.cas)
+    conclude(target, root, base.root)
     return to_cid(root)

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from hamt_bulk.block import DAG_PB, Data, parse
-from hamt_bulk.cas import ContentAddressedStore, LocalCAS
+from hamt_bulk.cas import BlockCAS, ContentAddressedStore
 from hamt_bulk.cas.wrap import translated, verified
 from hamt_bulk.errors import CASError, HamtError, InvalidInput
 
@@ -77,7 +77,7 @@ class Loader:
 
     def _together(self, cids: Sequence[bytes]) -> list[Answer]:
         with translated(self._cas, cids):
-            if isinstance(self._cas, LocalCAS):
+            if isinstance(self._cas, BlockCAS):
                 return list(self._cas.load_blocks(cids))
             # Other stores give values, and a file comes as one.
             values = self._cas.load_many(cids)

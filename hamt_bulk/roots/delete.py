@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable
 
 from multiformats import CID
 
-from hamt_bulk.block import AnyCID, text, to_bytes, to_cid
-from hamt_bulk.bulk import Target, edited
+from hamt_bulk.block import AnyCID, text, to_bytes
+from hamt_bulk.bulk import Target, concluded, edited
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.errors import InvalidInput, KeyNotFound
 from hamt_bulk.keys import is_metadata
@@ -25,24 +25,30 @@ def delete(
     *,
     max_bucket_size: int = BUCKET_SIZE,
     hash_fn: HashFn = blake3_hashfn,
+    pin: str | None = None,
 ) -> CID:
     """
     The root without these keys, or without a folder: a variable, a group, a range of chunks.
 
     keys    each has to be there: raises `KeyNotFound` otherwise, and nothing is deleted
     prefix  a folder, as in zarr's `delete_dir`: "t2m" and "t2m/" are the same, and leave "t2m_max" alone
+    pin     as in `build`
 
     Consolidated metadata of groups above is brought up to date. The old root stays as it was.
     """
     if (keys is None) == (prefix is None):
         raise InvalidInput("pass keys=, several keys, or prefix=, a folder")
-    target = Target.of(cas, max_bucket_size, hash_fn)
+    target = Target.of(cas, max_bucket_size, hash_fn, pin)
     tree = Tree(to_bytes(root), target.cas, target.layout, hash_fn)
+    return concluded(target, tree.root, lambda: _without(target, tree, keys, prefix))
+
+
+def _without(target: Target, tree: Tree, keys: Iterable[str] | None, prefix: str | None) -> bytes:
     found = _in_folder(tree, prefix) if prefix is not None else _all_there(tree, keys or ())
     without = edited(target, tree.root, dict.fromkeys(found))
     documents = {key.rpartition("/")[0] for key in found if is_metadata(key)}
     groups = sorted({group for folder in documents for group in folders_above(folder)})
-    return to_cid(brought_up_to_date(target, without, groups, [tree]))
+    return brought_up_to_date(target, without, groups, [tree])
 
 
 def brought_up_to_date(

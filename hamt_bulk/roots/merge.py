@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from multiformats import CID
 
 from hamt_bulk.block import AnyCID, to_bytes, to_cid
-from hamt_bulk.bulk import Target, edited
+from hamt_bulk.bulk import Target, concluded, edited
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.errors import Conflict, InvalidInput
 from hamt_bulk.keys import is_metadata
@@ -42,6 +42,7 @@ def merge(
     resolve: Resolve = None,
     max_bucket_size: int = BUCKET_SIZE,
     hash_fn: HashFn = blake3_hashfn,
+    pin: str | None = None,
 ) -> CID:
     """
     The root that has what `ours` and `theirs` changed, each from `base`.
@@ -55,12 +56,14 @@ def merge(
              side counts there; or a function that is given each `Clash` and returns one of these, a value, or `None`.
              Of an array or a group all that is under its path is then that side's; along a dimension the arrays
              that do not have that side's size
+    pin      as in `build`, with ours as the base
     """
     if not (resolve is None or callable(resolve) or resolve in ("ours", "theirs")):
         raise InvalidInput(f"resolve={resolve!r}: expected 'ours', 'theirs' or a function of a Clash")
-    target = Target.of(cas, max_bucket_size, hash_fn)
+    target = Target.of(cas, max_bucket_size, hash_fn, pin)
     trees = (Tree(to_bytes(root), target.cas, target.layout, hash_fn) for root in (base, ours, theirs))
-    return to_cid(_Merge(target, next(trees), next(trees), next(trees), resolve).root())
+    merge = _Merge(target, next(trees), next(trees), next(trees), resolve)
+    return concluded(target, merge.ours.root, merge.root)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import NoReturn, Self
 
 from hamt_bulk import unixfs
 from hamt_bulk.block import DAG_CBOR, RAW, Block, Data, parse, text, to_bytes
-from hamt_bulk.cas import CarCAS, ContentAddressedStore, LocalCAS, Receipt, Writer
+from hamt_bulk.cas import BlockCAS, CarCAS, ContentAddressedStore, Receipt, Writer
 from hamt_bulk.cas.carfile import CarFile
 from hamt_bulk.cas.wrap import Reader, VerifyingCAS, translated
 from hamt_bulk.cas.writer import CodecInput, blocks_of
@@ -38,7 +38,7 @@ class Source:
     @property
     def gives_blocks(self) -> bool:
         """Whether it gives the blocks of a file one by one, and not only the file."""
-        return isinstance(self._reader.cas, LocalCAS)
+        return isinstance(self._reader.cas, BlockCAS)
 
     def blocks(self, cids: Sequence[bytes]) -> Sequence[Data]:
         """The blocks of these names. Raises `BlockNotFound` with the first that is not there."""
@@ -56,7 +56,7 @@ class Source:
 
     def _load(self, cids: Sequence[bytes]) -> Sequence[Data]:
         cas = self._reader.cas
-        if isinstance(cas, LocalCAS):
+        if isinstance(cas, BlockCAS):
             with translated(cas, cids):
                 return cas.load_blocks(cids)
         return self._reader.blocks(cids)
@@ -148,7 +148,7 @@ class StoreTarget(Target):
             return self._cas.has_many(cids)
 
     def blocks_of_file(self, root: bytes) -> int | None:
-        if not isinstance(self._cas, LocalCAS):
+        if not isinstance(self._cas, BlockCAS):
             return None
         seen: set[bytes] = set()
         level = {root}

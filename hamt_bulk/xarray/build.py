@@ -1,5 +1,6 @@
 """`to_hamt`: a dataset becomes a root."""
 
+import asyncio
 import warnings
 from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from dask.highlevelgraph import HighLevelGraph
 from multiformats import CID
 
 from hamt_bulk.block import AnyCID, Data, to_bytes, to_cid
-from hamt_bulk.bulk import Base, Target
+from hamt_bulk.bulk import Base, Target, abandon, conclude, concluded
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.dask.runner import ClientRunner, Stage, Stages, client_here, run, run_async, runner_here
 from hamt_bulk.dask.stages import tree_stages, whole_graph
@@ -41,6 +42,7 @@ def to_hamt(
     write_empty_chunks: bool | None = ...,
     zarr_format: int | None = ...,
     consolidated: bool | None = ...,
+    pin: str | None = ...,
     progress: ProgressOption = ...,
     max_bucket_size: int = ...,
     compute: Literal[True] = ...,
@@ -61,6 +63,7 @@ def to_hamt(
     write_empty_chunks: bool | None = ...,
     zarr_format: int | None = ...,
     consolidated: bool | None = ...,
+    pin: str | None = ...,
     progress: ProgressOption = ...,
     max_bucket_size: int = ...,
     compute: Literal[False],
@@ -80,6 +83,7 @@ def to_hamt(
     write_empty_chunks: bool | None = None,
     zarr_format: int | None = None,
     consolidated: bool | None = None,
+    pin: str | None = None,
     progress: ProgressOption = None,
     max_bucket_size: int = BUCKET_SIZE,
     compute: bool = True,
@@ -98,6 +102,8 @@ def to_hamt(
                      changes is read and written. Without it a new hierarchy. What it holds is taken from its
                      consolidated metadata, so write to a root that has some with `consolidated=True`. A type that
                      the base's cannot hold is refused, where `to_zarr` would cut it off
+    pin              a name: the store pins the root under it, where it needs that (a KuboCAS does). When the base is
+                     pinned under the same name, the pin moves
     progress         a bar on a terminal or in a notebook; `False`: none; or a function of `BuildProgress`
     max_bucket_size  entries of a tree's bucket; another one gives another root. That of the base, if there is one
     compute          `False`: metadata is written now, and a `Delayed` of the root returned, one graph
@@ -106,7 +112,7 @@ def to_hamt(
     `VersionMismatch` or `CASError` when a worker is not fit for the build: all before any work. With an
     asynchronous Client call `to_hamt_async`.
     """
-    target = Target.of(cas, max_bucket_size, blake3_hashfn)
+    target = Target.of(cas, max_bucket_size, blake3_hashfn, pin)
     options = ZarrOptions(
         group,
         mode,
@@ -123,9 +129,13 @@ def to_hamt(
     runner = runner_here("call `await hamt_bulk.xarray.to_hamt_async(…)`")
     if compute:
         stages = _stages(ds, target, root, options, runner.workers)
-        return to_cid(run(stages, runner, target.cas, progress_of(progress)))
+        return concluded(target, root, lambda: run(stages, runner, target.cas, progress_of(progress)))
     runner.check(target.cas)
-    planned = _plan(ds, target, root, options, runner.workers)
+    try:
+        planned = _plan(ds, target, root, options, runner.workers)
+    except BaseException as error:
+        abandon(target.cas, error)
+        raise
     graph, key = whole_graph(target, planned.write, planned.edits, planned.base)
     return Delayed(key, HighLevelGraph.from_collections(key, graph, dependencies=()))
 
@@ -145,6 +155,7 @@ async def to_hamt_async(
     write_empty_chunks: bool | None = None,
     zarr_format: int | None = None,
     consolidated: bool | None = None,
+    pin: str | None = None,
     progress: ProgressOption = None,
     max_bucket_size: int = BUCKET_SIZE,
 ) -> CID:
@@ -156,7 +167,7 @@ async def to_hamt_async(
     client = client_here()
     if client is None or not client.asynchronous:
         raise InvalidInput("to_hamt_async needs an active asynchronous Client: without one call to_hamt")
-    target = Target.of(cas, max_bucket_size, blake3_hashfn)
+    target = Target.of(cas, max_bucket_size, blake3_hashfn, pin)
     options = ZarrOptions(
         group,
         mode,
@@ -171,7 +182,13 @@ async def to_hamt_async(
     )
     root = _root_of(base, options)
     stages = _stages(ds, target, root, options, ClientRunner(client).workers)
-    return to_cid(await run_async(stages, client, target.cas, progress_of(progress)))
+    try:
+        new = await run_async(stages, client, target.cas, progress_of(progress))
+    except BaseException as error:
+        abandon(target.cas, error)
+        raise
+    await asyncio.to_thread(conclude, target, new, root)
+    return to_cid(new)
 
 
 def _root_of(base: AnyCID | None, options: ZarrOptions) -> bytes | None:

@@ -1,0 +1,395 @@
+"""A Kubo daemon as a store."""
+
+import asyncio
+import copy
+import json
+import os
+import re
+import secrets
+import socket
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from threading import Lock
+from typing import Any, Self
+
+import httpx
+
+from hamt_bulk.block import MAX_BLOCK_BYTES, AnyCID, Block, Hasher, text, to_bytes
+from hamt_bulk.cas.ipfs import holds, pins
+from hamt_bulk.cas.ipfs.address import address_of
+from hamt_bulk.cas.ipfs.connection import Access, Connection, LiveClient, connection_of
+from hamt_bulk.cas.ipfs.credentials import Auth, credentials_of
+from hamt_bulk.cas.ipfs.gateways import CONCURRENCY, IPFSReader, gateways_of, positive, secrets_of
+from hamt_bulk.cas.ipfs.retry import Retries
+from hamt_bulk.cas.ipfs.rpc import CommandFailed, Rpc
+from hamt_bulk.cas.ipfs.spool import empty, send_again
+from hamt_bulk.cas.ipfs.uploads import KuboWriter, SharedWriter
+from hamt_bulk.cas.loop import on_loop, run_sync
+from hamt_bulk.cas.pack import PackCAS
+from hamt_bulk.cas.writer import Receipt, Writer
+from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput, NotPortable
+
+RPC_URL = "http://127.0.0.1:5001"
+GATEWAY_URL = "http://127.0.0.1:8080"
+"""Where a daemon on this machine answers, unless its configuration says otherwise."""
+
+
+class KuboCAS(IPFSReader):
+    """
+    A Kubo daemon: written to by its RPC, read from gateways and, where those have not what is wanted, by the RPC.
+
+        cas = KuboCAS(rpc_base_url="http://127.0.0.1:5001")
+
+    What is saved is on the daemon after `flush`, and held there until the build that wrote it has ended, whatever is
+    garbage-collected meanwhile. A finished root is not pinned unless it is asked for: pass `pin=` to `to_hamt` and
+    `build`, or call `pin_cid`, or the next `ipfs repo gc` takes it.
+
+    hasher              names the blocks: "blake3" or "sha2-256"
+    client              a live `httpx.AsyncClient` to use. It stays in this process
+    rpc_base_url        `None`: that of a daemon on this machine
+    gateway_base_url    `None`: that of a daemon on this machine; with `rpc_base_url` alone, reads go to the RPC
+    concurrency         requests under way at each server
+    gateway_base_urls   several gateways, in order of preference
+    client_factory      gives the client to use; called once in every process
+    verify_content      content is always verified; `False` is refused
+    headers, auth       credentials: `auth` is "bearer:TOKEN", "basic:USER:PASSWORD", (user, password) or an
+                        `httpx.Auth`. They go to the RPC and `gateway_base_url` alone, and never into a pickle:
+                        workers take theirs from HAMT_BULK_KUBO_AUTH and HAMT_BULK_KUBO_HEADERS in the environment,
+                        or `hamt-bulk.kubo.auth` and `.headers` in Dask's configuration, as does a KuboCAS without
+    pin_on_add          keep what is saved pinned for ever, by the link lists of its imports
+    chunker             "size-N": values above N bytes, at most 1 MiB, are split. Another N gives other roots
+    max_retries, initial_delay, backoff_factor
+                        how often, and after how many seconds, a request is sent again that may fare better
+    spool               a folder, shared with the workers, that keeps what was sent until the root is known to be
+                        complete: what a daemon loses is sent again from there. For one build at a time
+    """
+
+    def __init__(
+        self,
+        hasher: Hasher = "blake3",
+        client: httpx.AsyncClient | None = None,
+        rpc_base_url: str | None = None,
+        gateway_base_url: str | None = None,
+        concurrency: int = CONCURRENCY,
+        *,
+        gateway_base_urls: Sequence[str] | None = None,
+        client_factory: Callable[[], httpx.AsyncClient] | None = None,
+        verify_content: bool = True,
+        headers: Mapping[str, str] | None = None,
+        auth: Auth | None = None,
+        pin_on_add: bool = False,
+        chunker: str = f"size-{MAX_BLOCK_BYTES}",
+        max_retries: int = 3,
+        initial_delay: float = 1.0,
+        backoff_factor: float = 2.0,
+        spool: str | PathLike[str] | None = None,
+    ) -> None:
+        if not verify_content:
+            raise InvalidInput("verify_content=False: content is always verified, and it costs 2 % of a read")
+        if client is not None and client_factory is not None:
+            raise InvalidInput("client and client_factory: give one of them")
+        if (client is not None or client_factory is not None) and (headers or auth is not None):
+            raise InvalidInput("headers and auth go without a client: set them on the client itself")
+        if gateway_base_url is not None and gateway_base_urls is not None:
+            raise InvalidInput("gateway_base_url and gateway_base_urls: give one of them")
+        urls = list(gateway_base_urls or ([gateway_base_url] if gateway_base_url is not None else []))
+        if not urls and rpc_base_url is None:
+            urls = [GATEWAY_URL]
+        rpc, secret = address_of(RPC_URL if rpc_base_url is None else rpc_base_url, "rpc_base_url")
+        found = gateways_of(urls, "gateway_base_urls" if gateway_base_urls else "gateway_base_url")
+        trusted = {rpc.origin, *(address.origin for address, _ in found[:1] if gateway_base_urls is None)}
+        # The environment's credentials are the daemon's, whose gateway is on the same host if it is its own.
+        given = auth is not None or bool(headers) or client is not None or client_factory is not None
+        credentials = credentials_of(auth, headers)
+        if not given:
+            trusted = {origin for origin in trusted if origin[:2] == rpc.origin[:2]}
+        super().__init__(
+            hasher,
+            Access(
+                rpc=rpc,
+                gateways=tuple(address for address, _ in found),
+                trusted=frozenset(trusted),
+                own_secrets=secrets_of([(rpc, secret), *found]),
+                credentials=credentials,
+                client=None if client is None else LiveClient(client),
+                client_factory=client_factory,
+                concurrency=positive("concurrency", concurrency),
+                retries=Retries(max_retries, initial_delay, backoff_factor),
+            ),
+        )
+        self.leaf_bytes = _leaf_bytes(chunker)
+        self.pin_on_add = pin_on_add
+        self._spool = None if spool is None else PackCAS(spool, hasher)
+        self._begin(_new_token(), is_build=False)
+
+    def _begin(self, token: str, *, is_build: bool) -> None:
+        self._token = token
+        self._is_build = is_build
+        self._implicit: SharedWriter | None = None
+        self._lock = Lock()
+        _living.add(self)
+
+    @property
+    def rpc_base_url(self) -> str:
+        """Where the daemon's RPC is."""
+        return str(self._access.rpc)
+
+    @property
+    def _rpc(self) -> Rpc:
+        rpc = self._connection.rpc
+        assert rpc is not None
+        return rpc
+
+    # Reading: what was saved and has not arrived yet is read here.
+
+    async def _block(self, cid: bytes) -> bytes:
+        unsent = self._unsent(cid)
+        return await super()._block(cid) if unsent is None else unsent
+
+    async def _path(self, root: bytes, segments: Sequence[str]) -> list[Block]:
+        unsent = self._unsent(root)
+        return await super()._path(root, segments) if unsent is None else [Block(root, unsent)]
+
+    async def _size(self, cid: bytes) -> int:
+        unsent = self._unsent(cid)
+        return await super()._size(cid) if unsent is None else len(unsent)
+
+    async def _has(self, cid: bytes) -> bool:
+        """Whether the daemon itself has a block: a copy goes by this."""
+        if self._unsent(cid) is not None:
+            return True
+        try:
+            await self._rpc.size(cid)
+        except BlockNotFound:
+            return False
+        except CommandFailed as error:
+            if error.status != 403:
+                raise
+            return await super()._has(cid)
+        return True
+
+    def _unsent(self, cid: bytes) -> bytes | None:
+        return None if self._implicit is None else self._implicit.read(cid)
+
+    # Writing.
+
+    def writer(self) -> Writer:
+        spool = None if self._spool is None else self._spool.writer()
+        return KuboWriter(self._connected, self.hasher, self.leaf_bytes, spool, self._keep)
+
+    def _connected(self) -> Connection:
+        return self._connection
+
+    def _keep(self, lists: list[bytes]) -> None:
+        if self.pin_on_add:
+            return
+        if self._is_build:
+            run_sync(holds.note_for_all(self._rpc, self._token, lists, self.hasher))
+        else:
+            holds.note(self._token, lists)
+
+    def _implicit_writer(self) -> Writer:
+        with self._lock:
+            if self._implicit is None:
+                writer = self.writer()
+                assert isinstance(writer, KuboWriter)
+                self._implicit = SharedWriter(writer)
+                self._at_exit = weakref.finalize(self, self._implicit.flush_at_exit)
+            return self._implicit
+
+    def flush(self) -> Receipt:
+        return self._implicit.flush() if self._implicit is not None else Receipt()
+
+    # A build.
+
+    def begin(self) -> Self:
+        build = copy.copy(self)
+        build._begin(_new_token(), is_build=True)
+        return build
+
+    def secure(self, root: bytes, name: str | None, base: bytes | None) -> None:
+        if name is None and self._spool is None:
+            return
+        self.check_pin(name)
+        try:
+            run_sync(pins.secure(self._rpc, root, name, base, None))
+        except BlockNotFound:
+            if self._spool is None or not self._sent_again():
+                raise
+            run_sync(pins.secure(self._rpc, root, name, base, None))
+
+    def check_pin(self, name: str | None) -> None:
+        if name is not None and not (isinstance(name, str) and 0 < len(name.encode()) <= pins.MAX_NAME_BYTES):
+            raise InvalidInput(f"pin={name!r}: expected a name of 1 to {pins.MAX_NAME_BYTES} bytes")
+
+    def _sent_again(self) -> bool:
+        assert self._spool is not None
+        with KuboWriter(self._connected, self.hasher, self.leaf_bytes, None, self._keep) as writer:
+            return send_again(self._spool, writer)
+
+    def finish(self) -> None:
+        run_sync(holds.release(self._rpc, self._token, everywhere=self._is_build))
+        if self._spool is not None and self._is_build:
+            empty(self._spool)
+
+    def abandon(self) -> None:
+        run_sync(holds.release(self._rpc, self._token, everywhere=self._is_build))
+
+    def refuse_other_processes(self) -> None:
+        if self._access.client is not None:
+            raise NotPortable(
+                "a KuboCAS with a live `client` cannot go to other processes: give `client_factory`, a function that "
+                "makes the client there"
+            )
+
+    def announce(self) -> str:
+        token = {"peer": run_sync(self._rpc.identity(retries=0))}
+        if self._spool is not None:
+            token["spool"] = self._spool.announce()
+        return json.dumps(token)
+
+    def preflight(self, token: str) -> None:
+        expected = json.loads(token)
+        address = self._access.rpc
+        assert address is not None
+        try:
+            found = run_sync(self._rpc.identity(retries=0))
+        except CASError as error:
+            here = socket.gethostname()
+            own = address.origin[1] in ("127.0.0.1", "localhost", "::1")
+            why = (
+                f"{address.origin[1]} is each worker's own machine, and no daemon runs on {here}: give the address at "
+                "which workers reach the driver's daemon (and let it listen there: Addresses.API), or run one each"
+                if own
+                else f"{here} does not reach it: look at firewalls, and at Addresses.API of the daemon"
+            )
+            raise CASError(f"{error}. {why}") from error
+        if found != expected["peer"]:
+            raise CASError(
+                f"another daemon answers at {address} here, {found}, expected {expected['peer']}: "
+                "blocks would be spread over both. Give an address that is the same daemon's everywhere"
+            )
+        if self._spool is not None:
+            self._spool.preflight(expected["spool"])
+
+    def retract(self, token: str) -> None:
+        if self._spool is not None:
+            self._spool.retract(json.loads(token)["spool"])
+
+    # Pins.
+
+    async def pin_cid(self, id: AnyCID, target_rpc: str | None = None, *, name: str = "") -> None:
+        """
+        Pins a root with all that it reaches, under `name`. What is pinned under that name already stays.
+
+        target_rpc  another daemon's RPC; credentials are for `rpc_base_url` alone
+
+        Raises `BlockNotFound`, which names a block, when the daemon does not have all of it.
+        """
+        root = to_bytes(id)
+        await asyncio.to_thread(self.flush)
+        await on_loop(pins.pin(self._rpc_at(target_rpc), root, name))
+
+    async def unpin_cid(self, id: AnyCID, target_rpc: str | None = None) -> None:
+        """Removes the pin of a root, if there is one: the next garbage collection takes what else is not pinned."""
+        await on_loop(pins.unpin(self._rpc_at(target_rpc), [to_bytes(id)]))
+
+    async def pin_update(self, old_id: AnyCID, new_id: AnyCID, target_rpc: str | None = None) -> None:
+        """Moves a pin, with its name, from one root to another, and walks only what differs."""
+        old, new = to_bytes(old_id), to_bytes(new_id)
+        await asyncio.to_thread(self.flush)
+        await on_loop(pins.update(self._rpc_at(target_rpc), old, new))
+
+    async def pin_ls(
+        self, target_rpc: str | None = None, *, name: str | None = None
+    ) -> dict[str, dict[str, str]]:
+        """
+        The roots that are pinned, as {CID: {"Type": "recursive", "Name": name}}.
+
+        name  those whose name has this text in it
+        """
+        found = await on_loop(pins.pins(self._rpc_at(target_rpc), name))
+        return {text(cid): {"Type": "recursive", "Name": name} for cid, name in found.items()}
+
+    def _rpc_at(self, url: str | None) -> Rpc:
+        if url is None:
+            return self._rpc
+        rpc, secret = address_of(url, "target_rpc")
+        access = replace(self._access, rpc=rpc, gateways=(), own_secrets=secrets_of([(rpc, secret)]))
+        other = connection_of(access).rpc
+        assert other is not None
+        return other
+
+    def close(self) -> None:
+        try:
+            self.flush()
+        finally:
+            super().close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = (self.hasher, self._access, self.leaf_bytes, self.pin_on_add, self._spool)
+        return _again, (*state, self._token, self._is_build)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        access = self._access
+        servers = tuple(str(address) for address in (access.rpc, *access.gateways))
+        return type(self).__qualname__, self.hasher, servers, self.leaf_bytes
+
+    def __repr__(self) -> str:
+        gateways = [address.url for address in self._access.gateways]
+        also = f", gateway_base_urls={gateways}" if gateways else ""
+        return f"KuboCAS({self.hasher!r}, rpc_base_url={str(self._access.rpc)!r}{also})"
+
+
+def _leaf_bytes(chunker: str) -> int:
+    found = re.fullmatch(r"size-([1-9]\d{0,9})", chunker) if isinstance(chunker, str) else None
+    if found is None or int(found[1]) > MAX_BLOCK_BYTES:
+        raise InvalidInput(
+            f"chunker={chunker!r}: expected 'size-N', N of 1 to {MAX_BLOCK_BYTES} bytes; other chunkers, such as rabin, "
+            "give roots that depend on them"
+        )
+    return int(found[1])
+
+
+def _new_token() -> str:
+    return f"{socket.gethostname()} {time.strftime('%Y-%m-%d')} {secrets.token_hex(8)}"
+
+
+def _again(
+    hasher: Hasher,
+    access: Access,
+    leaf_bytes: int,
+    pin_on_add: bool,
+    spool: PackCAS | None,
+    token: str,
+    is_build: bool,
+) -> KuboCAS:
+    cas = KuboCAS.__new__(KuboCAS)
+    IPFSReader.__init__(cas, hasher, access)
+    cas.leaf_bytes, cas.pin_on_add, cas._spool = leaf_bytes, pin_on_add, spool
+    # What another object of this name saves is its own: only a build's workers share what they hold.
+    cas._begin(token if is_build else _new_token(), is_build=is_build)
+    return cas
+
+
+_living: "weakref.WeakSet[KuboCAS]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A forked child starts afresh: the locks may be held by threads, and what waits is its parent's."""
+    for cas in list(_living):
+        if cas._implicit is not None:
+            cas._at_exit.detach()
+        cas._begin(cas._token if cas._is_build else _new_token(), is_build=cas._is_build)
+
+
+os.register_at_fork(after_in_child=_after_fork)

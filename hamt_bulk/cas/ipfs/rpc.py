@@ -1,0 +1,186 @@
+"""
+Kubo's RPC: commands by POST.
+
+    POST /api/v0/{command}?arg=…&option=…        files as multipart/form-data, answers as JSON, one object a line
+
+Source: https://docs.ipfs.tech/reference/kubo/rpc/ and what Kubo 0.42 was seen to answer.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from hamt_bulk.block import Data, text, to_bytes, verify
+from hamt_bulk.cas.ipfs.server import READ_SECONDS
+from hamt_bulk.cas.ipfs.source import MAX_BLOCK_ANSWER_BYTES, Source
+from hamt_bulk.cas.ipfs.transport import Answer
+from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError
+
+LONG_SECONDS = 900.0
+"""For commands that wait for a garbage collection, or walk a whole tree, before their first byte."""
+
+_BOUNDARY = "hamt-bulk-7b1c2f4e9d"
+_FILE = 'Content-Disposition: form-data; name="file"; filename="{}"\r\nContent-Type: application/octet-stream\r\n\r\n'
+_MISSING = re.compile(r"(?:could not find|not found).*?\b(baf\w{20,}|Qm\w{44})")
+_FLEETING = re.compile(r"EOF|connection reset|broken pipe|too many open files|timeout|deadline|lock")
+
+Options = Sequence[tuple[str, str]]
+"""Arguments and options of a command, in order; a name may come several times."""
+
+
+class CommandFailed(CASError):
+    """A command that the daemon refused; `said` is its own message."""
+
+    said: str = ""
+    status: int = 0
+
+
+class Rpc(Source):
+    """A Kubo daemon, by its RPC."""
+
+    async def command(
+        self,
+        name: str,
+        options: Options = (),
+        *,
+        files: Sequence[Sequence[Data]] = (),
+        seconds: float = READ_SECONDS,
+        retries: int | None = None,
+        limit: int = MAX_BLOCK_ANSWER_BYTES,
+    ) -> bytes:
+        """
+        What a command answers.
+
+        files  each in pieces, sent as they are
+
+        Raises `CommandFailed`, or `CASError` when the daemon cannot be reached.
+        """
+        path = f"/api/v0/{name}" + (f"?{urlencode(options)}" if options else "")
+        headers, body = {}, None
+        if files:
+            headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
+            body = list(_multipart(files))
+        answer = await self.server.ask(
+            "POST",
+            path,
+            headers=headers,
+            body=body if body is not None else [],
+            repeats=_repeats,
+            seconds=seconds,
+            retries=retries,
+            limit=limit,
+        )
+        if answer.status != 200:
+            raise self._refused(name, answer)
+        return answer.body
+
+    async def lines(self, name: str, options: Options = (), **more: Any) -> list[dict[str, Any]]:
+        """As `command`, for answers of JSON objects, one a line."""
+        body = await self.command(name, options, **more)
+        try:
+            objects = [json.loads(line) for line in body.splitlines() if line.strip()]
+            if not all(isinstance(found, dict) for found in objects):
+                raise ValueError("a line that is no object")
+        except ValueError as error:
+            raise self.server.failure(
+                f"{name} answered {body[:80].decode(errors='replace')!r}, expected JSON: is this a Kubo RPC?"
+            ) from error
+        return objects
+
+    async def block(self, cid: bytes) -> bytes:
+        try:
+            data = await self.command("block/get", [("arg", text(cid)), ("offline", "true")])
+        except CommandFailed as error:
+            if _MISSING.search(error.said):
+                raise self.not_found(cid, error.said) from error
+            raise
+        try:
+            verify(cid, data)
+        except BlockMismatch as error:
+            raise self.altered(error) from error
+        return data
+
+    async def size(self, cid: bytes) -> int:
+        try:
+            [found] = await self.lines("block/stat", [("arg", text(cid)), ("offline", "true")])
+            return int(found["Size"])
+        except CommandFailed as error:
+            if _MISSING.search(error.said):
+                raise self.not_found(cid, error.said) from error
+            raise
+        except (ValueError, KeyError) as error:
+            raise self.server.failure(f"block/stat answered no size: {error}") from error
+
+    async def identity(self, *, retries: int | None = None) -> str:
+        """What tells this daemon from others: its peer ID; where that is not allowed, nothing."""
+        try:
+            found = await self.lines("id", retries=retries)
+            return str(found[0].get("ID", "")) if found else ""
+        except CommandFailed as error:
+            if error.status != 403:
+                raise
+            return ""
+
+    def _refused(self, name: str, answer: Answer) -> CommandFailed:
+        said = _message(answer)
+        hint = ""
+        match answer.status:
+            case 401 | 403:
+                hint = (
+                    ": it wants credentials (auth='bearer:…' or HAMT_BULK_KUBO_AUTH), or its API.Authorizations "
+                    f"do not allow /api/v0/{name}"
+                )
+            case 404 | 405 | 501:
+                hint = (
+                    ": no Kubo RPC answers there (a gateway? the RPC is usually at port 5001), or one so old that it "
+                    f"lacks {name}"
+                )
+            case _ if "no space left" in said:
+                hint = ": the disk behind the daemon is full; make room (ipfs repo gc) and call again"
+            case 413:
+                hint = ": something before the daemon limits the size of requests; raise that limit to 32 MiB"
+        error = CommandFailed(
+            f"{self.server.address}: {name} failed: {self.server.credentials.redacted(f'{answer.status} {said}')}{hint}"
+        )
+        error.said, error.status = said, answer.status
+        return error
+
+
+def missing_in(error: CommandFailed) -> bytes | None:
+    """The block that a command did not find, if that is why it failed."""
+    found = _MISSING.search(error.said)
+    return None if found is None else to_bytes(found[1])
+
+
+def absent(error: CommandFailed, what: str) -> BlockNotFound:
+    """The error for a tree that is not whole on the daemon."""
+    return BlockNotFound(
+        f"{what}: {error}. Copy the root there again from a store that has it (hamt_bulk.copy), or build again; "
+        "a garbage collection takes what is not pinned"
+    )
+
+
+def _message(answer: Answer) -> str:
+    """What the daemon says is wrong."""
+    try:
+        said = json.loads(answer.body)["Message"]
+    except (ValueError, KeyError, TypeError):
+        said = answer.body[:300].decode(errors="replace")
+    return " ".join(str(said).split())[:600]
+
+
+def _repeats(answer: Answer) -> bool:
+    """Whether an error is the daemon's own, which it gives again, and not of something before it."""
+    if answer.status != 500 or not answer.headers.get("content-type", "").startswith("application/json"):
+        return False
+    return not _FLEETING.search(_message(answer))
+
+
+def _multipart(files: Iterable[Sequence[Data]]) -> Iterable[Data]:
+    for number, pieces in enumerate(files):
+        start = b"" if number == 0 else b"\r\n"
+        yield start + f"--{_BOUNDARY}\r\n{_FILE.format(number)}".encode()
+        yield from pieces
+    yield f"\r\n--{_BOUNDARY}--\r\n".encode()

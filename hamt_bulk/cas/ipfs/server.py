@@ -1,0 +1,132 @@
+"""One server: requests that are sent again where that helps, and answers that say who gave them."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import urljoin
+
+from hamt_bulk.block import Data
+from hamt_bulk.cas.ipfs.address import Address, origin_of
+from hamt_bulk.cas.ipfs.credentials import Credentials
+from hamt_bulk.cas.ipfs.retry import TRANSIENT, Retries
+from hamt_bulk.cas.ipfs.transport import Answer, Request, Transport, Unanswered
+from hamt_bulk.errors import CASError
+
+MAX_REDIRECTS = 5
+
+MAX_ANSWER_BYTES = 64 << 20
+"""A bound for what a server can make us hold. What is asked for is far smaller."""
+
+READ_SECONDS = 60.0
+"""The longest time without a byte of an answer, unless the caller knows better."""
+
+Repeats = Callable[[Answer], bool]
+"""Whether an answer would be the same another time."""
+
+
+class Server:
+    """
+    A server, and how it is spoken to.
+
+    credentials  for its origin; it is sent them at once, since Kubo answers 403 and not 401 without
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        transport: Transport,
+        credentials: Credentials,
+        retries: Retries,
+        concurrency: int,
+        *,
+        trusted: bool,
+    ) -> None:
+        self.address = address
+        self.credentials = credentials
+        self._transport = transport
+        self._retries = retries
+        self._trusted = trusted
+        self._turn = asyncio.Semaphore(concurrency)
+        self._has_answered = False
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Sequence[Data] | None = None,
+        repeats: Repeats = lambda answer: False,
+        retries: int | None = None,
+        limit: int = MAX_ANSWER_BYTES,
+        seconds: float = READ_SECONDS,
+    ) -> Answer:
+        """
+        The answer, whatever its status. A transient one is asked for again, unless it `repeats`.
+
+        retries  how often; `None`: as this server's policy says
+
+        Raises `CASError` when no answer comes. A server that never answered is not asked twice: a wrong address
+        stays wrong.
+        """
+        request = Request(method, self.address.url + path, headers or {}, body, self._trusted, limit, seconds)
+        most = self._retries.max_retries if retries is None else retries
+        for number in range(most + 1):
+            found: Mapping[str, str] = {}
+            try:
+                async with self._turn:
+                    answer = await self._redirected(request)
+            except Unanswered as error:
+                if number == most or (error.refused and not self._has_answered):
+                    raise self.failure(str(error)) from error
+            else:
+                self._has_answered = True
+                if number == most or answer.status not in TRANSIENT or repeats(answer):
+                    return answer
+                found = answer.headers
+            await asyncio.sleep(self._retries.delay(number, found, time.time()))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _redirected(self, request: Request) -> Answer:
+        """
+        The answer, redirects followed. Credentials stay with the origin that they are for.
+
+        What is posted is not sent elsewhere: it is a command, or data, for the configured server.
+        """
+        for _ in range(MAX_REDIRECTS + 1):
+            answer = await self._transport.send(request)
+            target = answer.headers.get("location")
+            if answer.status not in (301, 302, 303, 307, 308) or not target:
+                return answer
+            url = urljoin(request.url, target)
+            origin = origin_of(url)
+            same = origin == self.address.origin
+            if not origin[1] or ((request.body is not None or request.method != "GET") and not same):
+                raise self.failure(
+                    f"redirects to {self._shown(url)}, which is not followed: give the address that answers itself"
+                )
+            request = Request(
+                request.method,
+                url,
+                request.headers,
+                request.body,
+                self._trusted and same,
+                request.limit,
+                request.seconds,
+            )
+        raise self.failure(
+            f"redirects more than {MAX_REDIRECTS} times, in the end to {self._shown(request.url)}"
+        )
+
+    def failure(self, what: str) -> CASError:
+        """The error that says what this server did, without secrets."""
+        return CASError(f"{self.address}: {self.credentials.redacted(what)}")
+
+    def says(self, answer: Answer) -> str:
+        """What an answer says of itself, in a few words and without secrets."""
+        text = " ".join(answer.body[:400].decode(errors="replace").split())
+        return self.credentials.redacted(f"{answer.status} {text[:300]}".strip())
+
+    def _shown(self, url: str) -> str:
+        scheme, host, port = origin_of(url)
+        return f"{scheme}://{host}:{port}" if host else self.credentials.redacted(url[:80])

@@ -1,0 +1,128 @@
+"""Blocks from whichever server has them: failover, cool-down and hedged second requests."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from hamt_bulk.block import Block, text
+from hamt_bulk.cas.ipfs.health import in_order
+from hamt_bulk.cas.ipfs.source import Source
+from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, HamtError
+
+T = TypeVar("T")
+
+REMEDY = (
+    "A garbage collection takes what is not pinned: copy the root there again from a store that has it, and pin it; "
+    "or add a gateway that has it"
+)
+
+
+class Sources:
+    """Servers in order of preference. One that failed often is asked last for a while."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = list(sources)
+
+    @property
+    def gives_paths(self) -> bool:
+        """Whether a server gives all blocks on a path in one answer."""
+        return any(source.gives_paths for source in self._sources)
+
+    async def block(self, cid: bytes) -> bytes:
+        """
+        The block, compared with its CID.
+
+        Raises `BlockNotFound` when all servers say that they lack it, `BlockMismatch` when one gave other bytes and
+        none the right ones, else `CASError`; all say which server answered what.
+        """
+        return await self._first(self._sources, lambda source: source.block(cid), cid)
+
+    async def size(self, cid: bytes) -> int:
+        """The length of a block as a server says."""
+        return await self._first(self._sources, lambda source: source.size(cid), cid)
+
+    async def has(self, cid: bytes) -> bool:
+        """Whether a server has the block."""
+        try:
+            await self.size(cid)
+        except BlockNotFound:
+            return False
+        return True
+
+    async def path(self, root: bytes, segments: Sequence[str]) -> list[Block]:
+        """
+        The blocks on the way from `root`, as far as they came; at least the first.
+
+        Whatever a server did not give is asked for block by block.
+        """
+        able = [source for source in self._sources if source.gives_paths]
+        if able:
+            try:
+                blocks = await self._first(able, lambda source: source.path(root, segments), root)
+            except HamtError:
+                blocks = []
+            if blocks and blocks[0].cid == root:
+                return blocks
+        return [Block(root, await self.block(root))]
+
+    async def _first(self, sources: Sequence[Source], ask: Callable[[Source], Awaitable[T]], cid: bytes) -> T:
+        """The first good answer. A server that takes long has the next one asked beside it."""
+        now = time.monotonic()
+        waiting = [source for source, _ in in_order([(one, one.health) for one in sources], now)]
+        failures: list[HamtError] = []
+        if len(waiting) == 1:
+            try:
+                return await _timed(waiting[0], ask)
+            except HamtError as failure:
+                raise _together([failure], cid) from failure
+        running: dict[asyncio.Task[T], Source] = {}
+        try:
+            while waiting or running:
+                patience = None
+                if waiting:
+                    source = waiting.pop(0)
+                    running[asyncio.ensure_future(_timed(source, ask))] = source
+                    patience = source.health.hedge_after() if waiting else None
+                done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    del running[task]
+                    error = task.exception()
+                    if error is None:
+                        return task.result()
+                    if not isinstance(error, HamtError):
+                        raise error
+                    failures.append(error)
+                while running and not waiting and not done:
+                    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in running:
+                task.cancel()
+        raise _together(failures, cid)
+
+
+async def _timed(source: Source, ask: Callable[[Source], Awaitable[T]]) -> T:
+    """The answer of one server, and a note of how it did."""
+    started = time.monotonic()
+    try:
+        answer = await ask(source)
+    except BlockNotFound:
+        source.health.succeeded(time.monotonic() - started)
+        raise
+    except HamtError:
+        source.health.failed(time.monotonic())
+        raise
+    source.health.succeeded(time.monotonic() - started)
+    return answer
+
+
+def _together(failures: Sequence[HamtError], cid: bytes) -> HamtError:
+    """What all servers said, as one error."""
+    said = "; ".join(str(error) for error in failures)
+    if all(isinstance(error, BlockNotFound) for error in failures):
+        return BlockNotFound(f"no block {text(cid)}: {said}. {REMEDY}")
+    mismatch = any(isinstance(error, BlockMismatch) for error in failures)
+    if mismatch and not any(isinstance(error, CASError) for error in failures):
+        return BlockMismatch(said)
+    kinds = [error for error in failures if not isinstance(error, (BlockNotFound, BlockMismatch))]
+    return type(kinds[0])(said) if len(failures) == 1 else CASError(f"{text(cid)}: {said}")

@@ -1,0 +1,1 @@
+"""A real Kubo daemon, and a proxy before it that does what networks do."""

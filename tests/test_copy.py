@@ -231,7 +231,7 @@ def test_wherever_files_of_a_store_of_values_are_interrupted_their_nodes_have_th
     """With nodes of two levels, and flushes in between."""
     data = [bytes(range(start, start + 45)) for start in range(0, 225, 45)]
     split, small = unixfs.split, {"leaf_bytes": 10, "max_links": 2}
-    monkeypatch.setattr(unixfs, "split", lambda value, hasher: split(value, hasher, **small))
+    monkeypatch.setattr(unixfs, "split", lambda value, hasher, **_: split(value, hasher, **small))
     monkeypatch.setattr("hamt_bulk.roots.files.HELD", 5)
     build({f"{n}": value for n, value in enumerate(data)}, source := Kept())
     root = to_bytes(build({f"{n}": value for n, value in enumerate(data)}, whole := InMemoryCAS()))

@@ -61,12 +61,13 @@ class HamtBackendEntrypoint(BackendEntrypoint):
         **decoders: Any,
     ) -> xr.Dataset:
         """The dataset of a root, or of one of its groups."""
+        store = _store(filename_or_obj, cas)
         return ZarrBackendEntrypoint().open_dataset(
-            _store(filename_or_obj, cas),
+            store,
             drop_variables=drop_variables,
             group=group,
             consolidated=consolidated,
-            zarr_format=zarr_format,
+            zarr_format=_format_of(store, group) if zarr_format is None else zarr_format,
             **decoders,
         )
 
@@ -78,7 +79,7 @@ class HamtBackendEntrypoint(BackendEntrypoint):
         **options: Any,
     ) -> xr.DataTree:
         """The tree of all groups of a root."""
-        return ZarrBackendEntrypoint().open_datatree(_store(filename_or_obj, cas), **options)
+        return ZarrBackendEntrypoint().open_datatree(_store(filename_or_obj, cas, options), **options)
 
     def open_groups_as_dict(  # type: ignore[override]
         self,
@@ -88,14 +89,30 @@ class HamtBackendEntrypoint(BackendEntrypoint):
         **options: Any,
     ) -> dict[str, xr.Dataset]:
         """The groups of a root by their paths."""
-        return ZarrBackendEntrypoint().open_groups_as_dict(_store(filename_or_obj, cas), **options)
+        return ZarrBackendEntrypoint().open_groups_as_dict(_store(filename_or_obj, cas, options), **options)
+
+
+def _format_of(store: ZarrHAMTStore, group: str | None) -> int | None:
+    """
+    3 where the group's metadata is a zarr.json, else `None`: zarr has to look.
+
+    It would look for four documents at once, and on a network each costs a request.
+    """
+    folder = (group or "").strip("/")
+    return 3 if store.hamt.draft.tree.pointer(f"{folder}/zarr.json".lstrip("/")) is not None else None
 
 
 def _store(
-    root: CID | str | PathLike[str], cas: ContentAddressedStore | str | None
+    root: CID | str | PathLike[str],
+    cas: ContentAddressedStore | str | None,
+    options: dict[str, Any] | None = None,
 ) -> Any:  # xarray's own type leaves Zarr stores out
+    """The store of a root; the Zarr format that it has goes to `options`, unless they name one."""
     if cas is None:
         raise InvalidInput(
             'where are the blocks? Pass cas=, a store or its URL: xr.open_dataset(root, engine="hamt", cas="store")'
         )
-    return ZarrHAMTStore.open(root, cas)
+    store = ZarrHAMTStore.open(root, cas)
+    if options is not None and options.get("zarr_format") is None:
+        options["zarr_format"] = _format_of(store, options.get("group"))
+    return store

@@ -27,6 +27,9 @@ _JOINED_BYTES = 1 << 16  # smaller blocks are copied together, larger ones sent 
 _PIECE_BYTES = 1 << 18
 _PUT_AT_ONCE = 512
 
+PIN_SECONDS = 60
+"""What pinning a link list may take. On the network Kubo would wait for ever for a block that it lacks."""
+
 
 async def import_blocks(rpc: Rpc, blocks: Mapping[bytes, bytes], hasher: str) -> bytes:
     """
@@ -102,14 +105,17 @@ async def _put(rpc: Rpc, held: Block, blocks: Mapping[bytes, bytes]) -> None:
         kinds.setdefault(parse(cid).hash_code, []).append(Block(raw_name(cid), data))
     for some in kinds.values():
         for at in range(0, len(some), _PUT_AT_ONCE):
-            await _put_some(rpc, some[at : at + _PUT_AT_ONCE], pin=False)
-    await _put_some(rpc, [held], pin=True)
+            await _put_some(rpc, some[at : at + _PUT_AT_ONCE])
+    # Not with the option `pin` of block/put: that pins without a look, and a pin with a hole stops all collections.
+    await _put_some(rpc, [held])
+    options = [("arg", text(held.cid)), ("timeout", f"{PIN_SECONDS}s")]
+    await rpc.command("pin/add", options, seconds=LONG_SECONDS)
 
 
-async def _put_some(rpc: Rpc, blocks: Sequence[Block], *, pin: bool) -> None:
+async def _put_some(rpc: Rpc, blocks: Sequence[Block]) -> None:
     names = {number: name for name, number in (CODECS | HASH_CODES).items()}
     kind = parse(blocks[0].cid)
-    options = [("cid-codec", names[kind.codec]), ("mhtype", names[kind.hash_code]), ("pin", str(pin).lower())]
+    options = [("cid-codec", names[kind.codec]), ("mhtype", names[kind.hash_code])]
     lines = await rpc.lines("block/put", options, files=[[data] for _, data in blocks], seconds=LONG_SECONDS)
     found = [line.get("Key") for line in lines]
     expected = [text(block.cid) for block in blocks]

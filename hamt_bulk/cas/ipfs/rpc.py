@@ -138,7 +138,10 @@ class Rpc(Source):
                     f"lacks {name}"
                 )
             case _ if "no space left" in said:
-                hint = ": the disk behind the daemon is full; make room (ipfs repo gc) and call again"
+                hint = (
+                    ": the disk behind the daemon is full. Make room there, restart the daemon, which lets go of what it "
+                    "was writing, and call again"
+                )
             case 413:
                 hint = ": something before the daemon limits the size of requests; raise that limit to 32 MiB"
         error = CommandFailed(

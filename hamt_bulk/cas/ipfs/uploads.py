@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,10 @@ from hamt_bulk.cas.ipfs.connection import Connection
 from hamt_bulk.cas.ipfs.imports import MAX_IMPORT_BLOCKS, MAX_IMPORT_BYTES, import_blocks
 from hamt_bulk.cas.loop import start
 from hamt_bulk.cas.writer import MAX_TRANSFER_BYTES, Receipt, Writer, as_bytes
-from hamt_bulk.errors import InvalidInput
+from hamt_bulk.errors import HamtError, InvalidInput
+
+CLOSE_SECONDS = 10.0
+"""How long a writer that is left waits for what is on its way."""
 
 Keep = Callable[[list[bytes]], None]
 """Takes note of link lists that hold what was written."""
@@ -100,13 +104,20 @@ class KuboWriter(Writer):
         return receipt
 
     def close(self) -> None:
-        for upload in self._uploads:
-            upload.future.cancel()
-        if self._holds:
-            self._keep(self._holds)
-        if self._spool is not None:
-            self._spool.close()
-        self._begin()
+        # What arrives is pinned, so it has to be known by the time that somebody lets go of it.
+        done, running = wait([upload.future for upload in self._uploads], CLOSE_SECONDS)
+        for future in running:
+            future.cancel()
+        self._holds += [future.result() for future in done if future.exception() is None]
+        try:
+            if self._holds:
+                # Without a daemon to tell there is nothing to do about it: whatever ended the task says more.
+                with suppress(HamtError):
+                    self._keep(self._holds)
+            if self._spool is not None:
+                self._spool.close()
+        finally:
+            self._begin()
 
     def _take(self, cid: bytes, block: bytes) -> None:
         self._unsent[cid] = block

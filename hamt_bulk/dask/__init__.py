@@ -1,8 +1,9 @@
 """Builds of any keys and values as Dask tasks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import dask
 import dask.base
 from dask._task_spec import TaskRef
 from dask.bag import Bag
@@ -12,6 +13,7 @@ from multiformats import CID
 from hamt_bulk.block import AnyCID, to_bytes
 from hamt_bulk.bulk import Base, Target, concluded, write_piece
 from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.cas.configured import providers
 from hamt_bulk.dask.batches import WINDOW_BLOCKS
 from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.runner import Stage, Window, run, runner_here
@@ -22,6 +24,14 @@ from hamt_bulk.manifest import HashFn, Manifest, blake3_hashfn
 from hamt_bulk.progress import ProgressOption, progress_of
 
 __all__ = ["build"]
+
+
+def _kubo_configured() -> Mapping[str, str]:
+    """Credentials from `hamt-bulk.kubo` of Dask's configuration."""
+    return dask.config.get("hamt-bulk.kubo", None) or {}
+
+
+providers.append(_kubo_configured)
 
 
 def build(

@@ -1,12 +1,14 @@
 """Where servers are: URLs without the secrets that people put into them."""
 
 import base64
+import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from hamt_bulk.errors import InvalidInput
 
 _PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[^\s\x00-\x20%<>\"{}|\\^`/?#@\[\]]+|[0-9a-f:.]+(%\w+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,9 @@ def origin_of(url: str) -> tuple[str, str, int]:
     try:
         parts = urlsplit(url)
         scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
+        if parts.port == 0 or not _HOST.fullmatch(host):
+            return "", "", 0
+        host.encode("idna")  # what cannot be a name raises here, and not in the middle of a request
         return scheme, host, parts.port or _PORTS[scheme]
     except (ValueError, KeyError):
         return "", "", 0
@@ -44,10 +49,15 @@ def address_of(url: str, option: str) -> tuple[Address, str | None]:
     if not isinstance(url, str):
         raise InvalidInput(f"{option} is a {type(url).__name__}, expected text such as http://127.0.0.1:5001")
     scheme, host, port = origin_of(url)
+    _, has_user, last = url.rpartition("@")
     if not host:
-        shown = url.rpartition("@")[2][:80]
-        raise InvalidInput(f"{option}={shown!r}: expected a URL such as http://127.0.0.1:5001")
+        raise InvalidInput(f"{option}={last[:80]!r}: expected a URL such as http://127.0.0.1:5001")
     parts = urlsplit(url)
+    if has_user and "@" not in parts.netloc:
+        # What was taken for the host may be a secret.
+        raise InvalidInput(
+            f"{option}=…@{last[:80]}: a user name or password with one of / ? # in it; write them as %2F, %3F, %23"
+        )
     if parts.query or parts.fragment:
         raise InvalidInput(f"{option}: {scheme}://{host}:{port} has a query or fragment, expected neither")
     secret = None
@@ -68,8 +78,8 @@ def gateway_address(url: str, option: str) -> tuple[Address, str | None]:
     """
     address, secret = address_of(url, option)
     scheme, host, port = address.origin
-    path = urlsplit(address.url).path.removesuffix("/ipfs")
-    if host == "localhost":
+    path = urlsplit(address.url).path.removesuffix("/ipfs").rstrip("/")
+    if host == "localhost" and scheme == "http":
         host = "127.0.0.1"
     shown_host = f"[{host}]" if ":" in host else host
     shown_port = "" if port == _PORTS[scheme] else f":{port}"

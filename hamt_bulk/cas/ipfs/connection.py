@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import httpx
 
@@ -91,11 +91,14 @@ class Connection:
             access.credentials, None if access.client is None else access.client.client, access.client_factory
         )
         self._transports.append(shared)
+        self.users: WeakSet[object] = WeakSet()
+        """Stores of this process that have not been closed."""
         self.imports = threading.BoundedSemaphore(IMPORTS_AT_ONCE)
         self.rpc = None if access.rpc is None else Rpc(self._server(access.rpc, shared))
-        sources: list[Source] = [Gateway(self._server(address, shared)) for address in access.gateways]
+        self.gateways = [Gateway(self._server(address, shared)) for address in access.gateways]
         # The daemon itself comes last: a gateway gives whole paths.
-        self.sources = Sources([*sources, *([self.rpc] if self.rpc is not None else [])])
+        daemon: list[Source] = [self.rpc] if self.rpc is not None else []
+        self.sources = Sources([*self.gateways, *daemon])
 
     def _server(self, address: Address, shared: Transport) -> Server:
         access, transport, credentials = self._access, shared, self._access.credentials
@@ -116,8 +119,8 @@ _open: "OrderedDict[Access, Connection]" = OrderedDict()
 _lock = threading.Lock()
 
 
-def connection_of(access: Access) -> Connection:
-    """The connection of this process for `access`."""
+def connection_of(access: Access, user: object) -> Connection:
+    """The connection of this process for `access`, open as long as somebody uses it."""
     with _lock:
         found = _open.get(access)
         if found is None:
@@ -125,14 +128,22 @@ def connection_of(access: Access) -> Connection:
             for _ in range(len(_open) - MAX_CONNECTIONS):
                 start(_open.popitem(last=False)[1].close())
         _open.move_to_end(access)
+        found.users.add(user)
         return found
 
 
-def disconnect(access: Access) -> None:
-    """Closes the connections of this process for `access`; the next use opens them again. Not to be called
-    on the private loop."""
+def disconnect(access: Access, user: object) -> None:
+    """
+    Closes the connections of this process for `access`, unless others than `user` use them; the next use opens them
+    again. Not to be called on the private loop.
+    """
     with _lock:
-        found = _open.pop(access, None)
+        found = _open.get(access)
+        if found is not None:
+            found.users.discard(user)
+            if found.users:
+                return
+            del _open[access]
     if found is not None:
         run_sync(found.close())
 

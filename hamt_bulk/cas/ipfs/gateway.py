@@ -16,8 +16,12 @@ from hamt_bulk.cas.ipfs.source import MAX_BLOCK_ANSWER_BYTES, Source
 from hamt_bulk.cas.ipfs.transport import Answer
 from hamt_bulk.errors import BlockMismatch, CASError, InvalidInput
 
-_RAW = {"Accept": "application/vnd.ipld.raw"}
-_CAR = {"Accept": "application/vnd.ipld.car; version=1; order=dfs; dups=n"}
+_BLOCK = "application/vnd.ipld.raw"
+_ARCHIVE = "application/vnd.ipld.car"
+_RAW = {"Accept": _BLOCK}
+_CAR = {"Accept": f"{_ARCHIVE}; version=1; order=dfs; dups=n"}
+_UNABLE = (400, 405, 406, 415, 501)
+"""How gateways refuse to give a CAR, or a path in one."""
 
 
 class Gateway(Source):
@@ -37,7 +41,7 @@ class Gateway(Source):
         try:
             verify(cid, answer.body)
         except BlockMismatch as error:
-            if answer.headers.get("content-type", "").startswith("text/html"):
+            if _kind(answer) == "text/html":
                 raise self.server.failure(
                     f"gave a page of HTML for {text(cid)}: no gateway answers there, or none that gives single blocks"
                 ) from error
@@ -49,30 +53,47 @@ class Gateway(Source):
             "HEAD", f"/ipfs/{text(cid)}?format=raw", headers=_RAW, repeats=_is_missing
         )
         self._refuse(answer, cid)
-        try:
-            return int(answer.headers["content-length"])
-        except (KeyError, ValueError):
-            return len(await self.block(cid))
+        length = answer.headers.get("content-length", "")
+        if _kind(answer) == _BLOCK and length.isascii() and length.isdigit():
+            return int(length)
+        return len(await self.block(cid))  # it may answer whatever it is asked
 
     async def path(self, root: bytes, segments: Sequence[str]) -> list[Block]:
         way = "".join(f"/{quote(segment, safe='')}" for segment in segments)
         answer = await self.server.ask(
-            "GET", f"/ipfs/{text(root)}{way}?format=car&dag-scope=block", headers=_CAR, repeats=_is_missing
+            "GET",
+            f"/ipfs/{text(root)}{way}?format=car&dag-scope=block",
+            headers=_CAR,
+            retries=0,  # what a failure costs is the blocks below the first, which are asked for one by one then
         )
-        if answer.status == 200:
-            try:
-                return list(blocks_in(answer.body))
-            except InvalidInput:
-                self.gives_paths = False
-        elif answer.status in (400, 406, 415, 501):
+        if answer.status in _UNABLE:
             self.gives_paths = False
-        return []
+            return []
+        # Of a path that ends early it may say that it found nothing.
+        if answer.status == 404 or _is_missing(answer):
+            return []
+        self._refuse(answer, root)
+        found: list[Block] = []
+        try:
+            for block in blocks_in(answer.body):
+                found.append(block)
+        except BlockMismatch as error:
+            if not found:
+                raise self.altered(error) from error
+        except InvalidInput:
+            self.gives_paths = _kind(answer) == _ARCHIVE
+        return found
 
     def _refuse(self, answer: Answer, cid: bytes) -> None:
         """Raises what an answer other than 200 means."""
         match answer.status:
             case 200:
                 return
+            case 404 if _is_elsewhere(answer):
+                raise self.server.failure(
+                    "no gateway answers there (404 page not found): is this the address of an RPC? A daemon's gateway "
+                    "is usually at port 8080"
+                )
             case _ if _is_missing(answer):
                 raise self.not_found(cid, self.server.says(answer))
             case _:
@@ -83,7 +104,7 @@ class Gateway(Source):
         hint = {
             401: "; give it credentials (auth= or headers=)",
             403: "; give it credentials (auth= or headers=), or ask who runs it",
-            405: "; this looks like an RPC address, which answers POST alone: give it as rpc_base_url",
+            405: "; no gateway answers there: give the address of one",
             429: "; it asks for fewer requests: lower `concurrency`, or add another gateway",
         }.get(answer.status, "")
         return self.server.failure(f"answered {says} for {text(cid)}{hint}")
@@ -96,4 +117,17 @@ def _is_missing(answer: Answer) -> bool:
     return answer.status in (500, 502, 504) and any(words in answer.body[:2000] for words in _MISSING)
 
 
+def _is_elsewhere(answer: Answer) -> bool:
+    """Whether Go's own page for unknown addresses came, which a gateway does not give for blocks that it lacks."""
+    if answer.body:
+        return answer.body.strip() == _NO_PAGE
+    return answer.headers.get("content-length") == str(len(_NO_PAGE) + 1)  # the answer to HEAD
+
+
+def _kind(answer: Answer) -> str:
+    """The media type, without its parameters."""
+    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+_NO_PAGE = b"404 page not found"
 _MISSING = (b"could not find", b"not found locally", b"no providers found")

@@ -34,8 +34,9 @@ class IPFSReader(BlockCAS):
         self._access = access
 
     @property
-    def _connection(self) -> Connection:
-        return connection_of(self._access)
+    def connection(self) -> Connection:
+        """What this process reaches the servers with."""
+        return connection_of(self._access, self)
 
     def load_blocks(self, cids: Sequence[bytes]) -> list[Data]:
         return run_sync(self._blocks(cids))
@@ -65,16 +66,16 @@ class IPFSReader(BlockCAS):
         return run_sync(self._path(to_bytes(root), segments))
 
     async def _path(self, root: bytes, segments: Sequence[str]) -> list[Block]:
-        return await self._connection.sources.path(root, segments)
+        return await self.connection.sources.path(root, segments)
 
     async def _block(self, cid: bytes) -> bytes:
-        return await self._connection.sources.block(cid)
+        return await self.connection.sources.block(cid)
 
     async def _size(self, cid: bytes) -> int:
-        return await self._connection.sources.size(cid)
+        return await self.connection.sources.size(cid)
 
     async def _has(self, cid: bytes) -> bool:
-        return await self._connection.sources.has(cid)
+        return await self.connection.sources.has(cid)
 
     async def _each(self, cids: Sequence[bytes], ask: Callable[[bytes], Any]) -> list[Any]:
         """What `ask` says of each, none asked for twice."""
@@ -100,7 +101,7 @@ class IPFSReader(BlockCAS):
         return await drive_async(unixfs.read(cid, start, stop), self._blocks)
 
     def close(self) -> None:
-        disconnect(self._access)
+        disconnect(self._access, self)
 
     async def aclose(self) -> None:
         """As `close`, for callers on an event loop."""

@@ -14,6 +14,9 @@ LEAST_HEDGE_SECONDS = 0.25
 HEDGE_FACTOR = 5.0
 """A server that takes this many times longer than it used to has a second one asked beside it."""
 
+MOST_HEDGE_SECONDS = 10.0
+"""One that always takes long, such as for what it does not find, is not waited for longer than that."""
+
 _WEIGHT = 0.1
 
 
@@ -42,7 +45,7 @@ class Health:
 
     def hedge_after(self) -> float:
         """Seconds to wait for it before another is asked beside it."""
-        return max(LEAST_HEDGE_SECONDS, HEDGE_FACTOR * (self.seconds or 0.0))
+        return min(max(LEAST_HEDGE_SECONDS, HEDGE_FACTOR * (self.seconds or 0.0)), MOST_HEDGE_SECONDS)
 
 
 T = TypeVar("T")

@@ -138,8 +138,9 @@ class KuboCAS(IPFSReader):
         return str(self._access.rpc)
 
     @property
-    def _rpc(self) -> Rpc:
-        rpc = self._connection.rpc
+    def rpc(self) -> Rpc:
+        """The daemon."""
+        rpc = self.connection.rpc
         assert rpc is not None
         return rpc
 
@@ -162,7 +163,7 @@ class KuboCAS(IPFSReader):
         if self._unsent(cid) is not None:
             return True
         try:
-            await self._rpc.size(cid)
+            await self.rpc.size(cid)
         except BlockNotFound:
             return False
         except CommandFailed as error:
@@ -181,13 +182,13 @@ class KuboCAS(IPFSReader):
         return KuboWriter(self._connected, self.hasher, self.leaf_bytes, spool, self._keep)
 
     def _connected(self) -> Connection:
-        return self._connection
+        return self.connection
 
     def _keep(self, lists: list[bytes]) -> None:
         if self.pin_on_add:
             return
         if self._is_build:
-            run_sync(holds.note_for_all(self._rpc, self._token, lists, self.hasher))
+            run_sync(holds.note_for_all(self.rpc, self._token, lists, self.hasher))
         else:
             holds.note(self._token, lists)
 
@@ -215,11 +216,11 @@ class KuboCAS(IPFSReader):
             return
         self.check_pin(name)
         try:
-            run_sync(pins.secure(self._rpc, root, name, base, None))
+            run_sync(pins.secure(self.rpc, root, name, base, None))
         except BlockNotFound:
             if self._spool is None or not self._sent_again():
                 raise
-            run_sync(pins.secure(self._rpc, root, name, base, None))
+            run_sync(pins.secure(self.rpc, root, name, base, None))
 
     def check_pin(self, name: str | None) -> None:
         if name is not None and not (isinstance(name, str) and 0 < len(name.encode()) <= pins.MAX_NAME_BYTES):
@@ -231,12 +232,12 @@ class KuboCAS(IPFSReader):
             return send_again(self._spool, writer)
 
     def finish(self) -> None:
-        run_sync(holds.release(self._rpc, self._token, everywhere=self._is_build))
+        run_sync(holds.release(self.rpc, self._token, everywhere=self._is_build))
         if self._spool is not None and self._is_build:
             empty(self._spool)
 
     def abandon(self) -> None:
-        run_sync(holds.release(self._rpc, self._token, everywhere=self._is_build))
+        run_sync(holds.release(self.rpc, self._token, everywhere=self._is_build))
 
     def refuse_other_processes(self) -> None:
         if self._access.client is not None:
@@ -246,7 +247,7 @@ class KuboCAS(IPFSReader):
             )
 
     def announce(self) -> str:
-        token = {"peer": run_sync(self._rpc.identity(retries=0))}
+        token = {"peer": run_sync(self.rpc.identity(retries=0))}
         if self._spool is not None:
             token["spool"] = self._spool.announce()
         return json.dumps(token)
@@ -256,7 +257,7 @@ class KuboCAS(IPFSReader):
         address = self._access.rpc
         assert address is not None
         try:
-            found = run_sync(self._rpc.identity(retries=0))
+            found = run_sync(self.rpc.identity(retries=0))
         except CASError as error:
             here = socket.gethostname()
             own = address.origin[1] in ("127.0.0.1", "localhost", "::1")
@@ -316,10 +317,10 @@ class KuboCAS(IPFSReader):
 
     def _rpc_at(self, url: str | None) -> Rpc:
         if url is None:
-            return self._rpc
+            return self.rpc
         rpc, secret = address_of(url, "target_rpc")
         access = replace(self._access, rpc=rpc, gateways=(), own_secrets=secrets_of([(rpc, secret)]))
-        other = connection_of(access).rpc
+        other = connection_of(access, self).rpc
         assert other is not None
         return other
 

@@ -24,7 +24,9 @@ LONG_SECONDS = 900.0
 _BOUNDARY = "hamt-bulk-7b1c2f4e9d"
 _FILE = 'Content-Disposition: form-data; name="file"; filename="{}"\r\nContent-Type: application/octet-stream\r\n\r\n'
 _MISSING = re.compile(r"(?:could not find|not found).*?\b(baf\w{20,}|Qm\w{44})")
-_FLEETING = re.compile(r"EOF|connection reset|broken pipe|too many open files|timeout|deadline|lock")
+_FLEETING = re.compile(
+    r"\bEOF\b|connection reset|broken pipe|too many open files|\btimeout\b|datastore closed"
+)
 
 Options = Sequence[tuple[str, str]]
 """Arguments and options of a command, in order; a name may come several times."""

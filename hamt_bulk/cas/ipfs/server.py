@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from hamt_bulk.block import Data
 from hamt_bulk.cas.ipfs.address import Address, origin_of
@@ -73,12 +73,16 @@ class Server:
         most = self._retries.max_retries if retries is None else retries
         for number in range(most + 1):
             found: Mapping[str, str] = {}
+            unanswered: Unanswered | None = None
             try:
                 async with self._turn:
                     answer = await self._redirected(request)
             except Unanswered as error:
-                if number == most or (error.refused and not self._has_answered):
-                    raise self.failure(str(error)) from error
+                unanswered = error
+            if unanswered is not None:
+                never = unanswered.refused and not self._has_answered
+                if number == most or never or unanswered.repeats:
+                    raise self.failure(str(unanswered))
             else:
                 self._has_answered = True
                 if number == most or answer.status not in TRANSIENT or repeats(answer):
@@ -98,10 +102,9 @@ class Server:
             target = answer.headers.get("location")
             if answer.status not in (301, 302, 303, 307, 308) or not target:
                 return answer
-            url = urljoin(request.url, target)
-            origin = origin_of(url)
+            url, origin = _target(request.url, target)
             same = origin == self.address.origin
-            if not origin[1] or ((request.body is not None or request.method != "GET") and not same):
+            if not origin[1] or (request.method not in ("GET", "HEAD") and not same):
                 raise self.failure(
                     f"redirects to {self._shown(url)}, which is not followed: give the address that answers itself"
                 )
@@ -110,7 +113,7 @@ class Server:
                 url,
                 request.headers,
                 request.body,
-                self._trusted and same,
+                request.trusted and same,
                 request.limit,
                 request.seconds,
             )
@@ -124,9 +127,24 @@ class Server:
 
     def says(self, answer: Answer) -> str:
         """What an answer says of itself, in a few words and without secrets."""
-        text = " ".join(answer.body[:400].decode(errors="replace").split())
-        return self.credentials.redacted(f"{answer.status} {text[:300]}".strip())
+        return f"{answer.status} {self.quoted(answer.body)}".strip()
+
+    def quoted(self, body: bytes, length: int = 300) -> str:
+        """The beginning of what a server sent, without secrets."""
+        # Before it is cut: half a secret is not found.
+        text = self.credentials.redacted(body[: 1 << 16].decode(errors="replace"))
+        return " ".join(text.split())[:length]
 
     def _shown(self, url: str) -> str:
         scheme, host, port = origin_of(url)
         return f"{scheme}://{host}:{port}" if host else self.credentials.redacted(url[:80])
+
+
+def _target(url: str, target: str) -> tuple[str, tuple[str, str, int]]:
+    """Where a redirect leads, and its origin; ("", "", 0) when that is nowhere."""
+    try:
+        found = urljoin(url, target)
+    except ValueError:
+        return target, ("", "", 0)
+    # A name and password that a server puts there are nothing that this client was given.
+    return (found, origin_of(found)) if "@" not in urlsplit(found).netloc else (found, ("", "", 0))

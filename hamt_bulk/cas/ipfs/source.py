@@ -34,12 +34,18 @@ class Source(ABC):
         """The length of a block as the server says. Raises `BlockNotFound` or `CASError`."""
 
     async def path(self, root: bytes, segments: Sequence[str]) -> list[Block]:
-        """The blocks on the way from `root`, as far as they came: perhaps none."""
+        """
+        The blocks on the way from `root`, as far as they came: perhaps none, where it turned out not to give paths.
+
+        Raises as `block` does.
+        """
         return [Block(root, await self.block(root))]
 
     def not_found(self, cid: bytes, what: str) -> BlockNotFound:
         """The error for a block that this server says it has not."""
-        return BlockNotFound(f"{self.server.address} has no block {text(cid)} ({what})")
+        return BlockNotFound(
+            f"{self.server.address} has no block {text(cid)} ({self.server.credentials.redacted(what)})"
+        )
 
     def altered(self, error: BlockMismatch) -> BlockMismatch:
         """The error that says whose copy of a block is damaged."""

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from hamt_bulk.block import Block, text
 from hamt_bulk.cas.ipfs.health import in_order
@@ -33,8 +34,8 @@ class Sources:
         """
         The block, compared with its CID.
 
-        Raises `BlockNotFound` when all servers say that they lack it, `BlockMismatch` when one gave other bytes and
-        none the right ones, else `CASError`; all say which server answered what.
+        Raises `BlockNotFound` when all servers say that they lack it, `CASError` when one could not be asked, and
+        `BlockMismatch` when one gave other bytes; all say which server answered what.
         """
         return await self._first(self._sources, lambda source: source.block(cid), cid)
 
@@ -57,13 +58,16 @@ class Sources:
         Whatever a server did not give is asked for block by block.
         """
         able = [source for source in self._sources if source.gives_paths]
+
+        async def way(source: Source) -> list[Block]:
+            blocks = await source.path(root, segments)
+            if not blocks or blocks[0].cid != root:
+                raise source.not_found(root, "a CAR without it")
+            return blocks
+
         if able:
-            try:
-                blocks = await self._first(able, lambda source: source.path(root, segments), root)
-            except HamtError:
-                blocks = []
-            if blocks and blocks[0].cid == root:
-                return blocks
+            with suppress(HamtError):
+                return await self._first(able, way, root)
         return [Block(root, await self.block(root))]
 
     async def _first(self, sources: Sequence[Source], ask: Callable[[Source], Awaitable[T]], cid: bytes) -> T:
@@ -82,23 +86,37 @@ class Sources:
                 patience = None
                 if waiting:
                     source = waiting.pop(0)
-                    running[asyncio.ensure_future(_timed(source, ask))] = source
+                    task = asyncio.ensure_future(_timed(source, ask))
+                    task.add_done_callback(_noticed)
+                    running[task] = source
                     patience = source.health.hedge_after() if waiting else None
                 done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    del running[task]
+                for task in list(running):  # in the order they were asked in
+                    if task not in done:
+                        continue
                     error = task.exception()
                     if error is None:
+                        self._late(list(running.values()), running[task])
                         return task.result()
+                    del running[task]
                     if not isinstance(error, HamtError):
                         raise error
                     failures.append(error)
-                while running and not waiting and not done:
-                    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in running:
                 task.cancel()
         raise _together(failures, cid)
+
+    def _late(self, running: Sequence[Source], answered: Source) -> None:
+        """Notes those that were asked before the one that answered, and would make others wait as long."""
+        for source in running[: list(running).index(answered)]:
+            source.health.failed(time.monotonic())
+
+
+def _noticed(task: asyncio.Task[Any]) -> None:
+    """Looks at how a task ended, or asyncio complains that nobody did."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _timed(source: Source, ask: Callable[[Source], Awaitable[T]]) -> T:

@@ -93,12 +93,14 @@ class Connection:
         self._transports.append(shared)
         self.users: WeakSet[object] = WeakSet()
         """Stores of this process that have not been closed."""
+        self.refuses_lists = False
+        """Whether the daemon does not let us ask for many blocks by a list of them."""
         self.imports = threading.BoundedSemaphore(IMPORTS_AT_ONCE)
         self.rpc = None if access.rpc is None else Rpc(self._server(access.rpc, shared))
         self.gateways = [Gateway(self._server(address, shared)) for address in access.gateways]
         # The daemon itself comes last: a gateway gives whole paths.
         daemon: list[Source] = [self.rpc] if self.rpc is not None else []
-        self.sources = Sources([*self.gateways, *daemon])
+        self.sources = Sources([*self.gateways, *daemon], access.concurrency)
 
     def _server(self, address: Address, shared: Transport) -> Server:
         access, transport, credentials = self._access, shared, self._access.credentials

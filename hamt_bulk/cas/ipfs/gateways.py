@@ -53,7 +53,7 @@ class IPFSReader(BlockCAS):
 
     def load_many(self, cids: Sequence[AnyCID]) -> list[bytes]:
         names = several(cids)
-        return run_sync(self._each(names, lambda cid: self._value(cid, 0, None, None)))
+        return run_sync(self._values(names))
 
     async def load(
         self, id: AnyCID, offset: int | None = None, length: int | None = None, suffix: int | None = None
@@ -88,6 +88,13 @@ class IPFSReader(BlockCAS):
 
     async def _blocks(self, cids: Sequence[bytes]) -> list[Any]:
         return await self._each(cids, self._block)
+
+    async def _values(self, cids: Sequence[bytes]) -> list[bytes]:
+        files = [cid for cid in cids if parse(cid).codec == DAG_PB]
+        others = [cid for cid in cids if parse(cid).codec != DAG_PB]
+        found = dict(zip(others, await self._blocks(others), strict=True))
+        found |= zip(files, await self._each(files, lambda cid: self._value(cid, 0, None, None)), strict=True)
+        return [found[cid] for cid in cids]
 
     async def _value(self, cid: bytes, start: int, stop: int | None, suffix: int | None) -> bytes:
         """Bytes `start` to `stop`, or the last `suffix`, of a block or a file."""

@@ -17,12 +17,13 @@ from typing import Any, Self
 
 import httpx
 
-from hamt_bulk.block import MAX_BLOCK_BYTES, AnyCID, Block, Hasher, text, to_bytes
+from hamt_bulk.block import DAG_CBOR, MAX_BLOCK_BYTES, AnyCID, Block, Hasher, parse, text, to_bytes
 from hamt_bulk.cas.ipfs import holds, pins
 from hamt_bulk.cas.ipfs.address import address_of
 from hamt_bulk.cas.ipfs.connection import Access, Connection, LiveClient, connection_of
 from hamt_bulk.cas.ipfs.credentials import Auth, credentials_of
 from hamt_bulk.cas.ipfs.gateways import CONCURRENCY, IPFSReader, gateways_of, positive, secrets_of
+from hamt_bulk.cas.ipfs.lists import by_lists
 from hamt_bulk.cas.ipfs.retry import Retries
 from hamt_bulk.cas.ipfs.rpc import CommandFailed, Rpc
 from hamt_bulk.cas.ipfs.spool import empty, send_again
@@ -149,6 +150,15 @@ class KuboCAS(IPFSReader):
     async def _block(self, cid: bytes) -> bytes:
         unsent = self._unsent(cid)
         return await super()._block(cid) if unsent is None else unsent
+
+    async def _blocks(self, cids: Sequence[bytes]) -> list[Any]:
+        nodes = [
+            cid for cid in dict.fromkeys(cids) if parse(cid).codec == DAG_CBOR and self._unsent(cid) is None
+        ]
+        found = await by_lists(self.connection, self.rpc, nodes, self.hasher)
+        rest = [cid for cid in cids if cid not in found]
+        found |= zip(rest, await super()._blocks(rest), strict=True)
+        return [found[cid] for cid in cids]
 
     async def _path(self, root: bytes, segments: Sequence[str]) -> list[Block]:
         unsent = self._unsent(root)

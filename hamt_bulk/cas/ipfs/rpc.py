@@ -42,6 +42,8 @@ class CommandFailed(CASError):
 class Rpc(Source):
     """A Kubo daemon, by its RPC."""
 
+    hedges = False  # it is the daemon behind the gateway, as a rule
+
     async def command(
         self,
         name: str,

@@ -20,6 +20,8 @@ class Source(ABC):
     """
 
     gives_paths = False
+    hedges = True
+    """Whether it is worth asking beside another that takes long."""
 
     def __init__(self, server: Server) -> None:
         self.server = server

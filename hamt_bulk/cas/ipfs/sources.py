@@ -22,8 +22,10 @@ REMEDY = (
 class Sources:
     """Servers in order of preference. One that failed often is asked last for a while."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], concurrency: int) -> None:
         self._sources = list(sources)
+        # Here, not only at each server: whoever waits for a turn does not wait for a server.
+        self._turn = asyncio.Semaphore(concurrency)
 
     @property
     def gives_paths(self) -> bool:
@@ -37,11 +39,13 @@ class Sources:
         Raises `BlockNotFound` when all servers say that they lack it, `CASError` when one could not be asked, and
         `BlockMismatch` when one gave other bytes; all say which server answered what.
         """
-        return await self._first(self._sources, lambda source: source.block(cid), cid)
+        async with self._turn:
+            return await self._first(self._sources, lambda source: source.block(cid), cid)
 
     async def size(self, cid: bytes) -> int:
         """The length of a block as a server says."""
-        return await self._first(self._sources, lambda source: source.size(cid), cid)
+        async with self._turn:
+            return await self._first(self._sources, lambda source: source.size(cid), cid)
 
     async def has(self, cid: bytes) -> bool:
         """Whether a server has the block."""
@@ -67,7 +71,8 @@ class Sources:
 
         if able:
             with suppress(HamtError):
-                return await self._first(able, way, root)
+                async with self._turn:
+                    return await self._first(able, way, root)
         return [Block(root, await self.block(root))]
 
     async def _first(self, sources: Sequence[Source], ask: Callable[[Source], Awaitable[T]], cid: bytes) -> T:
@@ -75,21 +80,23 @@ class Sources:
         now = time.monotonic()
         waiting = [source for source, _ in in_order([(one, one.health) for one in sources], now)]
         failures: list[HamtError] = []
-        if len(waiting) == 1:
-            try:
-                return await _timed(waiting[0], ask)
-            except HamtError as failure:
-                raise _together([failure], cid) from failure
         running: dict[asyncio.Task[T], Source] = {}
         try:
             while waiting or running:
                 patience = None
+                if waiting and not running and not any(source.hedges for source in waiting[1:2]):
+                    try:
+                        return await _timed(waiting.pop(0), ask)
+                    except HamtError as failure:
+                        failures.append(failure)
+                        continue
                 if waiting:
                     source = waiting.pop(0)
                     task = asyncio.ensure_future(_timed(source, ask))
                     task.add_done_callback(_noticed)
                     running[task] = source
-                    patience = source.health.hedge_after() if waiting else None
+                    hedge = waiting and waiting[0].hedges
+                    patience = source.health.hedge_after() if hedge else None
                 done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 for task in list(running):  # in the order they were asked in
                     if task not in done:
@@ -105,7 +112,7 @@ class Sources:
         finally:
             for task in running:
                 task.cancel()
-        raise _together(failures, cid)
+        raise _together(failures, cid) from failures[0]
 
     def _late(self, running: Sequence[Source], answered: Source) -> None:
         """Notes those that were asked before the one that answered, and would make others wait as long."""

@@ -77,16 +77,35 @@ class Unanswered(Exception):
         self.repeats = repeats
 
 
+_REFUSALS = frozenset({401, 403, 404, 405})
+
+
 class Transport(ABC):
     """Connections of one process to servers; used on one event loop."""
 
-    @abstractmethod
     async def send(self, request: Request) -> Answer:
         """
         The answer. Raises `Unanswered`.
 
         Neither that nor an answer that refuses repeats what was sent as a credential.
         """
+        try:
+            return await self._send(request)
+        except Unanswered as error:
+            if error.refused or error.repeats or not request.body:
+                raise
+            # Who refuses an upload need not read it, and what it answers may be lost as the connection breaks. It
+            # is heard without a body; a command that wants one does nothing then.
+            answer = await self._send(
+                replace(request, body=[], seconds=min(request.seconds, CONNECT_SECONDS))
+            )
+            if answer.status not in _REFUSALS:
+                raise
+            return answer
+
+    @abstractmethod
+    async def _send(self, request: Request) -> Answer:
+        """As `send`, as often as it is called."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -132,7 +151,7 @@ class AiohttpTransport(Transport):
             )
         return self._session
 
-    async def send(self, request: Request) -> Answer:
+    async def _send(self, request: Request) -> Answer:
         secrets = self._credentials.headers if request.trusted else {}
         own = {name.lower() for name in request.headers}
         headers = {name: value for name, value in secrets.items() if name.lower() not in own}
@@ -199,21 +218,6 @@ class HttpxTransport(Transport):
         self._client = client
         self._owned = owned
 
-    async def send(self, request: Request) -> Answer:
-        try:
-            return await self._send(request)
-        except Unanswered as error:
-            if error.refused or error.repeats or not request.body:
-                raise
-            # Who refuses an upload need not read it, and httpx reads no answer before it has sent all. What it
-            # was is heard without a body; a command that wants one does nothing then.
-            answer = await self._send(
-                replace(request, body=[], seconds=min(request.seconds, CONNECT_SECONDS))
-            )
-            if answer.status not in _REFUSALS:
-                raise
-            return answer
-
     async def _send(self, request: Request) -> Answer:
         headers = {
             "User-Agent": USER_AGENT,
@@ -277,9 +281,6 @@ class HttpxTransport(Transport):
 
 _OWN_HEADERS = frozenset({"user-agent", "accept", "accept-encoding", "connection", "host"})
 """What httpx sets on every client, and no caller means as a credential."""
-
-
-_REFUSALS = frozenset({401, 403, 404, 405})
 
 
 class _Body:

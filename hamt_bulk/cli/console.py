@@ -1,6 +1,7 @@
 """What all commands share: where output goes, how errors end, and the store and root of a call."""
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -45,7 +46,7 @@ CasOption = Annotated[
         "--cas",
         metavar="URL",
         envvar="HAMT_BULK_CAS",
-        help="The store: a folder of packs, or a .car file.",
+        help="The store: a folder of packs, a .car file, kubo://host:port, or an https:// gateway.",
     ),
 ]
 RootArgument = Annotated[str, typer.Argument(metavar="ROOT", help="A root: its CID, also as ipfs://CID.")]
@@ -68,9 +69,9 @@ def store(url: str | None) -> ContentAddressedStore:
 
 
 def url_of(cas: ContentAddressedStore, url: str | None) -> str:
-    """What opens the store from any folder."""
+    """What opens the store from any folder. Credentials stay out of it."""
     path = getattr(cas, "path", None)
-    return str(url) if path is None else os.fspath(path)
+    return re.sub(r"//[^/?@]*@", "//", str(url)) if path is None else os.fspath(path)
 
 
 def root_of(text: str) -> bytes:

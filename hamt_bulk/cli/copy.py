@@ -20,7 +20,7 @@ def copy(
         str,
         typer.Option(
             metavar="URL",
-            help="Where it goes: a folder of packs, or the name of a new .car file.",
+            help="Where it goes: a folder of packs, the name of a new .car file, or kubo://host:port.",
             show_default=False,
         ),
     ],

@@ -43,6 +43,14 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads in each 
 SchedulerOption = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="A Dask cluster to work on, as in tcp://host:8786.")
 ]
+PinOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Pin the root under this name, where the store needs that (a Kubo daemon does). The pin of a base that "
+        "has the name moves.",
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -69,6 +77,7 @@ def ingest(
         str | None,
         typer.Option(metavar="JSON", help='xarray\'s encoding, as in {"t2m": {"dtype": "float32"}}.'),
     ] = None,
+    pin: PinOption = None,
 ) -> None:
     """Store datasets, and print the root that names them."""
     _refuse_both(scheduler, workers, threads)
@@ -84,7 +93,9 @@ def ingest(
     say(f"chunks     {source.chosen}")
     with running_on(workers, threads, scheduler) as where:
         say(f"on         {where}")
-        root = to_hamt(source.ds, target, group=group, encoding=encodings, zarr_format=source.zarr_format)
+        root = to_hamt(
+            source.ds, target, group=group, encoding=encodings, zarr_format=source.zarr_format, pin=pin
+        )
     _tell(root, started, url_of(target, cas), group)
 
 
@@ -105,6 +116,7 @@ def append(
     ] = 0,
     threads: ThreadsOption = None,
     scheduler: SchedulerOption = None,
+    pin: PinOption = None,
 ) -> None:
     """
     Append datasets to a root, and print the new one. The old one stays as it was.
@@ -125,7 +137,7 @@ def append(
     say(f"appended   {source.ds.sizes[dim]} along {dim}")
     with running_on(None if scheduler else workers, threads, scheduler) as where:
         say(f"on         {where}")
-        new = to_hamt(source.ds, target, base=base, group=group, append_dim=dim, align_chunks=True)
+        new = to_hamt(source.ds, target, base=base, group=group, append_dim=dim, align_chunks=True, pin=pin)
     _tell(new, started, url_of(target, cas), group)
 
 

@@ -18,7 +18,8 @@ from hamt_bulk.cas.base import (
     blocks_of,
     refuse_other_answer,
 )
-from hamt_bulk.cas.blocks import BlockCAS
+from hamt_bulk.cas.blocks import BlockCAS, LocalCAS
+from hamt_bulk.cas.loop import run_sync
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, HamtError, InvalidInput
 
 
@@ -100,6 +101,9 @@ class Reader:
         suffix  the last bytes instead, as many
         """
         with translated(self.cas, [pointer]):
+            if suffix is not None and not isinstance(self.cas, LocalCAS):
+                # What others say of sizes is not verified, and would decide which bytes these are.
+                return run_sync(self.cas.load(pointer, suffix=suffix))
             if suffix is not None:
                 start = max(self.cas.size_many([pointer])[0] - suffix, 0)
             return self.cas.load_range(pointer, start, None if stop is None else max(start, stop))

@@ -74,7 +74,7 @@ class PinningService:
             rpc=address,
             gateways=(),
             trusted=frozenset({address.origin}),
-            own_secrets=secrets_of([(address, secret if given is None else None)]),
+            own_secrets=secrets_of([(address, secret if given is None else None)], for_daemon=False),
             credentials=NOTHING if given is None else credentials_of(given, None),
             client=None,
             client_factory=None,

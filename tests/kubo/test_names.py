@@ -13,10 +13,10 @@ import pytest
 
 from hamt_bulk.block import identify, text
 from hamt_bulk.cas import GatewayCAS, KuboCAS
+from hamt_bulk.errors import BlockNotFound, CASError, Conflict, InvalidInput
 from hamt_bulk.ipfs.names import KuboName, Published
 from hamt_bulk.ipfs.records import BadRecord
 from hamt_bulk.ipfs.resolve import resolve_name, resolve_name_async
-from hamt_bulk.errors import BlockNotFound, CASError, Conflict, InvalidInput
 from kubo.daemon import Daemon
 from kubo.faults import Drop, Request, Status
 from kubo.naming import opened, record_of, shown

@@ -225,7 +225,7 @@ def test_a_build_that_fails_leaves_no_pins(new_kubo: NewKubo, small_imports: Non
 def test_a_pin_that_fails_names_the_root(new_kubo: NewKubo) -> None:
     daemon = new_kubo()
     with Proxy(daemon.rpc_url) as proxy:
-        proxy.rule(Drop(), when=lambda request: "/pin/add" in request.path)
+        proxy.rule(Drop(), when=lambda request: "name=kept" in request.path)
         cas = KuboCAS(rpc_base_url=proxy.url, initial_delay=0.01, max_retries=1)
         expected = build(ITEMS, InMemoryCAS())
         with pytest.raises(CASError, match=rf"root is {expected}.*could not be pinned as 'kept'"):

@@ -11,10 +11,10 @@ import pytest
 
 from hamt_bulk.block import identify, text
 from hamt_bulk.cas import GatewayCAS, InMemoryCAS, KuboCAS
+from hamt_bulk.errors import CASError, Conflict, HamtError, InvalidInput
 from hamt_bulk.ipfs.names import KuboName
 from hamt_bulk.ipfs.records import BadRecord, key_of, name_of, read_record
 from hamt_bulk.ipfs.resolve import NameNotFound, resolve_name
-from hamt_bulk.errors import CASError, Conflict, HamtError, InvalidInput
 from kubo.daemon import Daemon
 from kubo.faults import Alter, Status
 from kubo.naming import opened, record_of

@@ -9,9 +9,9 @@ import pytest
 
 from hamt_bulk.block import identify, text
 from hamt_bulk.cas import KuboCAS
+from hamt_bulk.errors import CASError, InvalidInput, NotPortable
 from hamt_bulk.ipfs.remotepins import RemotePin, ServiceRefused
 from hamt_bulk.ipfs.services import PinningService, addresses
-from hamt_bulk.errors import CASError, InvalidInput, NotPortable
 from kubo.daemon import Daemon
 from kubo.faults import Drop, Status
 from kubo.pinning import PinningServer

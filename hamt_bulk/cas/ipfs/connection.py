@@ -107,7 +107,9 @@ class Connection:
         trusted = address.origin in access.trusted
         for origin, own in access.own_secrets:
             if origin == address.origin:
-                transport, credentials, trusted = transport_of(own, None, None), own, True
+                headers = credentials.headers if trusted else {}
+                credentials, trusted = Credentials(headers | own.headers), True
+                transport = transport_of(credentials, None, None)
                 self._transports.append(transport)
         return Server(address, transport, credentials, access.retries, access.concurrency, trusted=trusted)
 

@@ -13,7 +13,7 @@ from hamt_bulk.cas.base import bounds, range_of, several
 from hamt_bulk.cas.blocks import BlockCAS
 from hamt_bulk.cas.ipfs.address import Address, gateway_address
 from hamt_bulk.cas.ipfs.connection import Access, Connection, connection_of, disconnect
-from hamt_bulk.cas.ipfs.credentials import NOTHING, Auth, Credentials, credentials_of
+from hamt_bulk.cas.ipfs.credentials import Auth, Credentials, credentials_of
 from hamt_bulk.cas.ipfs.retry import Retries
 from hamt_bulk.cas.loop import gather, on_loop, run_sync
 from hamt_bulk.cas.writer import Writer
@@ -149,14 +149,14 @@ class GatewayCAS(IPFSReader):
             )
         found = gateways_of(several, "urls")
         # The environment's credentials are for a daemon, and a gateway is anybody's.
-        credentials = credentials_of(auth, headers) if auth is not None or headers else NOTHING
+        credentials = credentials_of(auth, headers, for_daemon=False)
         super().__init__(
             "blake3",
             Access(
                 rpc=None,
                 gateways=tuple(address for address, _ in found),
                 trusted=frozenset({found[0][0].origin}),
-                own_secrets=secrets_of(found),
+                own_secrets=secrets_of(found, for_daemon=False),
                 credentials=credentials,
                 client=None,
                 client_factory=client_factory,
@@ -205,11 +205,11 @@ def gateways_of(urls: Sequence[str], option: str) -> list[tuple[Address, str | N
 
 
 def secrets_of(
-    found: Sequence[tuple[Address, str | None]],
+    found: Sequence[tuple[Address, str | None]], *, for_daemon: bool
 ) -> tuple[tuple[tuple[str, str, int], Credentials], ...]:
     """Credentials that came with a URL, by origin."""
     return tuple(
-        (address.origin, Credentials({"Authorization": secret}))
+        (address.origin, Credentials({"Authorization": secret}, for_daemon=for_daemon))
         for address, secret in found
         if secret is not None
     )

@@ -31,6 +31,11 @@ PIN_SECONDS = 60
 """What pinning a link list may take. On the network Kubo would wait for ever for a block that it lacks."""
 
 
+async def import_pinned(rpc: Rpc, block: Block) -> None:
+    """Sends one block and pins it, as it arrives."""
+    await _import(rpc, block, {})
+
+
 async def import_blocks(rpc: Rpc, blocks: Mapping[bytes, bytes], hasher: str) -> bytes:
     """
     The CID of the pinned link list that holds `blocks`, which the daemon has.
@@ -61,8 +66,11 @@ def link_list(cids: Collection[bytes], hasher: str) -> Block:
 async def _import(rpc: Rpc, held: Block, blocks: Mapping[bytes, bytes]) -> None:
     options = [("pin-roots", "true"), ("stats", "true"), ("fast-provide-root", "false")]
     lines = await rpc.lines("dag/import", options, files=[list(_car(held, blocks))], seconds=LONG_SECONDS)
-    stats = [line["Stats"] for line in lines if "Stats" in line]
-    roots = [line["Root"] for line in lines if "Root" in line]
+    with rpc.understood("dag/import", lines):
+        stats = [dict(line["Stats"]) for line in lines if "Stats" in line]
+        pinned = {
+            line["Root"]["Cid"]["/"]: line["Root"].get("PinErrorMsg") for line in lines if "Root" in line
+        }
     expected = {
         "BlockCount": 1 + len(blocks),
         "BlockBytesCount": len(held.data) + sum(map(len, blocks.values())),
@@ -72,10 +80,10 @@ async def _import(rpc: Rpc, held: Block, blocks: Mapping[bytes, bytes]) -> None:
             f"dag/import answered {stats or 'no Stats'}, expected {expected}: "
             "not all blocks arrived, or this Kubo is older than 0.15"
         )
-    trouble = [root.get("PinErrorMsg") for root in roots if root.get("PinErrorMsg")]
-    if trouble or not roots:
+    name = text(held.cid)
+    if pinned.get(name, "it is not in the answer"):
         raise rpc.server.failure(
-            f"dag/import did not pin {text(held.cid)}: {trouble or 'no Root in its answer'}"
+            f"dag/import did not pin {name}: {pinned.get(name, 'it is not in the answer')}"
         )
 
 

@@ -100,6 +100,10 @@ class KuboCAS(IPFSReader):
         if not urls and rpc_base_url is None:
             urls = [GATEWAY_URL]
         rpc, secret = address_of(RPC_URL if rpc_base_url is None else rpc_base_url, "rpc_base_url")
+        if secret is not None and (client is not None or client_factory is not None):
+            raise InvalidInput(
+                "a user and password in rpc_base_url go without a client: set them on the client itself"
+            )
         found = gateways_of(urls, "gateway_base_urls" if gateway_base_urls else "gateway_base_url")
         trusted = {rpc.origin, *(address.origin for address, _ in found[:1] if gateway_base_urls is None)}
         # The environment's credentials are the daemon's, whose gateway is on the same host if it is its own.
@@ -113,7 +117,10 @@ class KuboCAS(IPFSReader):
                 rpc=rpc,
                 gateways=tuple(address for address, _ in found),
                 trusted=frozenset(trusted),
-                own_secrets=secrets_of([(rpc, secret), *found]),
+                own_secrets=(
+                    *secrets_of([(rpc, secret)], for_daemon=True),
+                    *secrets_of(found, for_daemon=False),
+                ),
                 credentials=credentials,
                 client=None if client is None else LiveClient(client),
                 client_factory=client_factory,
@@ -329,7 +336,9 @@ class KuboCAS(IPFSReader):
         if url is None:
             return self.rpc
         rpc, secret = address_of(url, "target_rpc")
-        access = replace(self._access, rpc=rpc, gateways=(), own_secrets=secrets_of([(rpc, secret)]))
+        access = replace(
+            self._access, rpc=rpc, gateways=(), own_secrets=secrets_of([(rpc, secret)], for_daemon=False)
+        )
         other = connection_of(access, self).rpc
         assert other is not None
         return other

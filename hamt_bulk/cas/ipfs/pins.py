@@ -32,21 +32,23 @@ async def pin_name(rpc: Rpc, root: bytes) -> str | None:
     """The name under which a root is pinned, perhaps empty; `None` when it is not pinned."""
     options = [("arg", text(root)), ("type", "recursive"), ("names", "true")]
     try:
-        [found] = await rpc.lines("pin/ls", options)
+        found = await rpc.lines("pin/ls", options)
     except CommandFailed as error:
         if "not pinned" in error.said:
             return None
         raise
-    pins = found.get("Keys") or {}
-    return next((str(pin.get("Name", "")) for pin in pins.values()), None)
+    with rpc.understood("pin/ls", found):
+        [one] = found
+        return next((str(pin["Name"]) for pin in (one.get("Keys") or {}).values()), None)
 
 
 async def pins(rpc: Rpc, name: str | None = None) -> dict[bytes, str]:
     """All recursive pins and their names; with `name` those whose name has that text in it."""
     options = [("type", "recursive"), ("names", "true"), *([("name", name)] if name is not None else [])]
     found = await rpc.lines("pin/ls", options, seconds=WALK_SECONDS, limit=1 << 30)
-    keys = (found[0].get("Keys") or {}) if found else {}
-    return {to_bytes(cid): str(pin.get("Name", "")) for cid, pin in keys.items()}
+    with rpc.understood("pin/ls", found):
+        [one] = found
+        return {to_bytes(cid): str(pin["Name"]) for cid, pin in (one.get("Keys") or {}).items()}
 
 
 async def unpin(rpc: Rpc, cids: Sequence[bytes]) -> None:

@@ -8,7 +8,8 @@ Source: https://docs.ipfs.tech/reference/kubo/rpc/ and what Kubo 0.42 was seen t
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -83,15 +84,25 @@ class Rpc(Source):
     async def lines(self, name: str, options: Options = (), **more: Any) -> list[dict[str, Any]]:
         """As `command`, for answers of JSON objects, one a line."""
         body = await self.command(name, options, **more)
-        try:
-            objects = [json.loads(line) for line in body.splitlines() if line.strip()]
-            if not all(isinstance(found, dict) for found in objects):
-                raise ValueError("a line that is no object")
-        except ValueError as error:
-            raise self.server.failure(
-                f"{name} answered {body[:80].decode(errors='replace')!r}, expected JSON: is this a Kubo RPC?"
-            ) from error
+        if _objects(body) is None and body.startswith(b"{") and more.get("retries") != 0:
+            # It was cut on its way.
+            body = await self.command(name, options, **more)
+        with self.understood(name, body):
+            objects = _objects(body)
+            if objects is None:
+                raise ValueError("no objects")
         return objects
+
+    @contextmanager
+    def understood(self, name: str, answer: object) -> Iterator[None]:
+        """Within it, what does not fit of an answer is a `CASError` that shows it."""
+        try:
+            yield
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            raise self.server.failure(
+                f"{name} answered {self.server.quoted(body, 80)!r}, expected JSON as Kubo gives it: is this a Kubo RPC?"
+            ) from error
 
     async def block(self, cid: bytes) -> bytes:
         try:
@@ -108,24 +119,25 @@ class Rpc(Source):
 
     async def size(self, cid: bytes) -> int:
         try:
-            [found] = await self.lines("block/stat", [("arg", text(cid)), ("offline", "true")])
-            return int(found["Size"])
+            found = await self.lines("block/stat", [("arg", text(cid)), ("offline", "true")])
         except CommandFailed as error:
             if _MISSING.search(error.said):
                 raise self.not_found(cid, error.said) from error
             raise
-        except (ValueError, KeyError) as error:
-            raise self.server.failure(f"block/stat answered no size: {error}") from error
+        with self.understood("block/stat", found):
+            [one] = found
+            return int(one["Size"])
 
     async def identity(self, *, retries: int | None = None) -> str:
         """What tells this daemon from others: its peer ID; where that is not allowed, nothing."""
         try:
             found = await self.lines("id", retries=retries)
-            return str(found[0].get("ID", "")) if found else ""
         except CommandFailed as error:
             if error.status != 403:
                 raise
             return ""
+        with self.understood("id", found):
+            return str(found[0]["ID"])
 
     def _refused(self, name: str, answer: Answer) -> CommandFailed:
         said = _message(answer)
@@ -153,6 +165,15 @@ class Rpc(Source):
         )
         error.said, error.status = said, answer.status
         return error
+
+
+def _objects(body: bytes) -> list[dict[str, Any]] | None:
+    """JSON objects, one a line; `None` where there is something else."""
+    try:
+        objects = [json.loads(line) for line in body.splitlines() if line.strip()]
+    except ValueError:
+        return None
+    return objects if all(isinstance(found, dict) for found in objects) else None
 
 
 def missing_in(error: CommandFailed) -> bytes | None:

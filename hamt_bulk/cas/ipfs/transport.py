@@ -77,6 +77,9 @@ class Unanswered(Exception):
         self.repeats = repeats
 
 
+UPLOAD_BYTES = 1 << 16
+"""From here on a body may still be on its way when the server has answered."""
+
 _REFUSALS = frozenset({401, 403, 404, 405})
 
 
@@ -92,7 +95,7 @@ class Transport(ABC):
         try:
             return await self._send(request)
         except Unanswered as error:
-            if error.refused or error.repeats or not request.body:
+            if error.refused or error.repeats or sum(map(len, request.body or ())) < UPLOAD_BYTES:
                 raise
             # Who refuses an upload need not read it, and what it answers may be lost as the connection breaks. It
             # is heard without a body; a command that wants one does nothing then.

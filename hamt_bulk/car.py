@@ -80,10 +80,12 @@ def header_v1(roots: Sequence[bytes] = ()) -> bytes:
     return varint(len(header)) + header
 
 
-def cbor_links(cids: Collection[bytes]) -> bytes:
-    """A dag-cbor array of links."""
+def cbor_links(cids: Collection[bytes], text: str = "") -> bytes:
+    """A dag-cbor array of links; a `text` comes first, if there is one."""
     tags = b"".join(b"\xd8\x2a" + _cbor_head(2, 1 + len(cid)) + b"\0" + cid for cid in cids)
-    return _cbor_head(4, len(cids)) + tags
+    if not text:
+        return _cbor_head(4, len(cids)) + tags
+    return _cbor_head(4, 1 + len(cids)) + _cbor_head(3, len(text.encode())) + text.encode() + tags
 
 
 def header_v2(data_offset: int, data_size: int, index_offset: int) -> bytes:

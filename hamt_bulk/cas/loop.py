@@ -60,6 +60,11 @@ async def on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+def is_private_loop() -> bool:
+    """Whether this is the private loop's thread, which must not wait for it."""
+    return threading.current_thread() is _thread
+
+
 def start(coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
     """Begins `coroutine` on the private loop."""
     return asyncio.run_coroutine_threadsafe(coroutine, _private_loop())

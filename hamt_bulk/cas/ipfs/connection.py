@@ -35,7 +35,7 @@ IMPORTS_AT_ONCE = 2
 CLOSE_SECONDS = 5.0
 
 MAX_CONNECTIONS = 16
-"""Configurations that a process keeps connections for."""
+"""Configurations that a process keeps connections for when nobody uses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,9 @@ def connection_of(access: Access, user: object) -> Connection:
         found = _open.get(access)
         if found is None:
             found = _open[access] = Connection(access)
-            for _ in range(len(_open) - MAX_CONNECTIONS):
-                start(_open.popitem(last=False)[1].close())
+            unused = [one for one, connection in _open.items() if one != access and not connection.users]
+            for one in unused[: max(len(_open) - MAX_CONNECTIONS, 0)]:
+                start(_open.pop(one).close())
         _open.move_to_end(access)
         found.users.add(user)
         return found

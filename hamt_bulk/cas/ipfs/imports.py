@@ -3,7 +3,7 @@ Blocks sent to a Kubo daemon, many at a time, held until their root is pinned.
 
     dag/import   CARv1 whose one root is a link list of its blocks, pinned as it arrives
 
-    link list = dag-cbor [link, …]     each link under codec raw, so that whoever walks it stops there
+    link list = dag-cbor [token, link, …]     each link under codec raw, so that whoever walks it stops there
 
 A pin is recursive, so without the codec a node would drag in values that are not there yet. Kubo protects from
 garbage collection what it pins as it imports, and deletes what it does not in the middle of the import.
@@ -36,13 +36,15 @@ async def import_pinned(rpc: Rpc, block: Block) -> None:
     await _import(rpc, block, {})
 
 
-async def import_blocks(rpc: Rpc, blocks: Mapping[bytes, bytes], hasher: str) -> bytes:
+async def import_blocks(rpc: Rpc, blocks: Mapping[bytes, bytes], hasher: str, token: str) -> bytes:
     """
     The CID of the pinned link list that holds `blocks`, which the daemon has.
 
+    token  makes the list another one than whoever else writes the same blocks has, and lets go of
+
     Where its `dag/import` is not allowed, by `block/put`.
     """
-    held = link_list(blocks, hasher)
+    held = link_list(blocks, hasher, token)
     try:
         await _import(rpc, held, blocks)
     except CommandFailed as error:
@@ -57,9 +59,9 @@ async def import_blocks(rpc: Rpc, blocks: Mapping[bytes, bytes], hasher: str) ->
     return held.cid
 
 
-def link_list(cids: Collection[bytes], hasher: str) -> Block:
+def link_list(cids: Collection[bytes], hasher: str, token: str = "") -> Block:
     """The block that links `cids` and nothing below them."""
-    data = cbor_links(list(map(raw_name, cids)))
+    data = cbor_links(list(map(raw_name, cids)), token)
     return Block(identify(data, DAG_CBOR, hasher), data)
 
 

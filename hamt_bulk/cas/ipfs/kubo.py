@@ -1,34 +1,32 @@
 """A Kubo daemon as a store."""
 
-import asyncio
 import copy
 import json
 import os
 import re
-import secrets
 import socket
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from threading import Lock
 from typing import Any, Self
 
 import httpx
 
-from hamt_bulk.block import DAG_CBOR, MAX_BLOCK_BYTES, AnyCID, Block, Hasher, parse, text, to_bytes
-from hamt_bulk.cas.ipfs import holds, pins
+from hamt_bulk.block import DAG_CBOR, MAX_BLOCK_BYTES, Block, Hasher, parse
+from hamt_bulk.cas.ipfs import pins
 from hamt_bulk.cas.ipfs.address import address_of
-from hamt_bulk.cas.ipfs.connection import Access, Connection, LiveClient, connection_of
+from hamt_bulk.cas.ipfs.connection import Access, LiveClient
 from hamt_bulk.cas.ipfs.credentials import Auth, credentials_of
+from hamt_bulk.cas.ipfs.daemon import KuboDaemon
 from hamt_bulk.cas.ipfs.gateways import CONCURRENCY, IPFSReader, gateways_of, positive, secrets_of
+from hamt_bulk.cas.ipfs.holds import Hold
 from hamt_bulk.cas.ipfs.lists import by_lists
 from hamt_bulk.cas.ipfs.retry import Retries
-from hamt_bulk.cas.ipfs.rpc import CommandFailed, Rpc
+from hamt_bulk.cas.ipfs.rpc import CommandFailed
 from hamt_bulk.cas.ipfs.spool import empty, send_again
 from hamt_bulk.cas.ipfs.uploads import KuboWriter, SharedWriter
-from hamt_bulk.cas.loop import on_loop, run_sync
+from hamt_bulk.cas.loop import run_sync
 from hamt_bulk.cas.pack import PackCAS
 from hamt_bulk.cas.writer import Receipt, Writer
 from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput, NotPortable
@@ -38,7 +36,7 @@ GATEWAY_URL = "http://127.0.0.1:8080"
 """Where a daemon on this machine answers, unless its configuration says otherwise."""
 
 
-class KuboCAS(IPFSReader):
+class KuboCAS(KuboDaemon):
     """
     A Kubo daemon: written to by its RPC, read from gateways and, where those have not what is wanted, by the RPC.
 
@@ -131,26 +129,14 @@ class KuboCAS(IPFSReader):
         self.leaf_bytes = _leaf_bytes(chunker)
         self.pin_on_add = pin_on_add
         self._spool = None if spool is None else PackCAS(spool, hasher)
-        self._begin(_new_token(), is_build=False)
+        self._begin(None)
 
-    def _begin(self, token: str, *, is_build: bool) -> None:
-        self._token = token
-        self._is_build = is_build
+    def _begin(self, hold: Hold | None) -> None:
+        """`None`: holds what it saves itself, and no other object does."""
+        self._hold = hold or Hold.new(self.hasher, for_all=False, for_ever=self.pin_on_add)
         self._implicit: SharedWriter | None = None
         self._lock = Lock()
         _living.add(self)
-
-    @property
-    def rpc_base_url(self) -> str:
-        """Where the daemon's RPC is."""
-        return str(self._access.rpc)
-
-    @property
-    def rpc(self) -> Rpc:
-        """The daemon."""
-        rpc = self.connection.rpc
-        assert rpc is not None
-        return rpc
 
     # Reading: what was saved and has not arrived yet is read here.
 
@@ -196,18 +182,7 @@ class KuboCAS(IPFSReader):
 
     def writer(self) -> Writer:
         spool = None if self._spool is None else self._spool.writer()
-        return KuboWriter(self._connected, self.hasher, self.leaf_bytes, spool, self._keep)
-
-    def _connected(self) -> Connection:
-        return self.connection
-
-    def _keep(self, lists: list[bytes]) -> None:
-        if self.pin_on_add:
-            return
-        if self._is_build:
-            run_sync(holds.note_for_all(self.rpc, self._token, lists, self.hasher))
-        else:
-            holds.note(self._token, lists)
+        return KuboWriter(self._access, self.hasher, self.leaf_bytes, spool, self._hold)
 
     def _implicit_writer(self) -> Writer:
         with self._lock:
@@ -225,7 +200,7 @@ class KuboCAS(IPFSReader):
 
     def begin(self) -> Self:
         build = copy.copy(self)
-        build._begin(_new_token(), is_build=True)
+        build._begin(Hold.new(self.hasher, for_all=True, for_ever=self.pin_on_add))
         return build
 
     def secure(self, root: bytes, name: str | None, base: bytes | None) -> None:
@@ -233,11 +208,11 @@ class KuboCAS(IPFSReader):
             return
         self.check_pin(name)
         try:
-            run_sync(pins.secure(self.rpc, root, name, base, None))
+            run_sync(pins.secure(self.rpc, root, name, base))
         except BlockNotFound:
             if self._spool is None or not self._sent_again():
                 raise
-            run_sync(pins.secure(self.rpc, root, name, base, None))
+            run_sync(pins.secure(self.rpc, root, name, base))
 
     def check_pin(self, name: str | None) -> None:
         if name is not None and not (isinstance(name, str) and 0 < len(name.encode()) <= pins.MAX_NAME_BYTES):
@@ -245,16 +220,16 @@ class KuboCAS(IPFSReader):
 
     def _sent_again(self) -> bool:
         assert self._spool is not None
-        with KuboWriter(self._connected, self.hasher, self.leaf_bytes, None, self._keep) as writer:
+        with KuboWriter(self._access, self.hasher, self.leaf_bytes, None, self._hold) as writer:
             return send_again(self._spool, writer)
 
     def finish(self) -> None:
-        run_sync(holds.release(self.rpc, self._token, everywhere=self._is_build))
-        if self._spool is not None and self._is_build:
+        run_sync(self._hold.release(self.rpc))
+        if self._spool is not None and self._hold.for_all:
             empty(self._spool)
 
     def abandon(self) -> None:
-        run_sync(holds.release(self.rpc, self._token, everywhere=self._is_build))
+        run_sync(self._hold.release(self.rpc))
 
     def refuse_other_processes(self) -> None:
         if self._access.client is not None:
@@ -297,52 +272,6 @@ class KuboCAS(IPFSReader):
         if self._spool is not None:
             self._spool.retract(json.loads(token)["spool"])
 
-    # Pins.
-
-    async def pin_cid(self, id: AnyCID, target_rpc: str | None = None, *, name: str = "") -> None:
-        """
-        Pins a root with all that it reaches, under `name`. What is pinned under that name already stays.
-
-        target_rpc  another daemon's RPC; credentials are for `rpc_base_url` alone
-
-        Raises `BlockNotFound`, which names a block, when the daemon does not have all of it.
-        """
-        root = to_bytes(id)
-        await asyncio.to_thread(self.flush)
-        await on_loop(pins.pin(self._rpc_at(target_rpc), root, name))
-
-    async def unpin_cid(self, id: AnyCID, target_rpc: str | None = None) -> None:
-        """Removes the pin of a root, if there is one: the next garbage collection takes what else is not pinned."""
-        await on_loop(pins.unpin(self._rpc_at(target_rpc), [to_bytes(id)]))
-
-    async def pin_update(self, old_id: AnyCID, new_id: AnyCID, target_rpc: str | None = None) -> None:
-        """Moves a pin, with its name, from one root to another, and walks only what differs."""
-        old, new = to_bytes(old_id), to_bytes(new_id)
-        await asyncio.to_thread(self.flush)
-        await on_loop(pins.update(self._rpc_at(target_rpc), old, new))
-
-    async def pin_ls(
-        self, target_rpc: str | None = None, *, name: str | None = None
-    ) -> dict[str, dict[str, str]]:
-        """
-        The roots that are pinned, as {CID: {"Type": "recursive", "Name": name}}.
-
-        name  those whose name has this text in it
-        """
-        found = await on_loop(pins.pins(self._rpc_at(target_rpc), name))
-        return {text(cid): {"Type": "recursive", "Name": name} for cid, name in found.items()}
-
-    def _rpc_at(self, url: str | None) -> Rpc:
-        if url is None:
-            return self.rpc
-        rpc, secret = address_of(url, "target_rpc")
-        access = replace(
-            self._access, rpc=rpc, gateways=(), own_secrets=secrets_of([(rpc, secret)], for_daemon=False)
-        )
-        other = connection_of(access, self).rpc
-        assert other is not None
-        return other
-
     def close(self) -> None:
         try:
             self.flush()
@@ -357,7 +286,8 @@ class KuboCAS(IPFSReader):
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = (self.hasher, self._access, self.leaf_bytes, self.pin_on_add, self._spool)
-        return _again, (*state, self._token, self._is_build)
+        # What another object of this name saves is its own: only a build's workers share what they hold.
+        return _again, (*state, self._hold if self._hold.for_all else None)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         access = self._access
@@ -380,24 +310,18 @@ def _leaf_bytes(chunker: str) -> int:
     return int(found[1])
 
 
-def _new_token() -> str:
-    return f"{socket.gethostname()} {time.strftime('%Y-%m-%d')} {secrets.token_hex(8)}"
-
-
 def _again(
     hasher: Hasher,
     access: Access,
     leaf_bytes: int,
     pin_on_add: bool,
     spool: PackCAS | None,
-    token: str,
-    is_build: bool,
+    hold: Hold | None,
 ) -> KuboCAS:
     cas = KuboCAS.__new__(KuboCAS)
     IPFSReader.__init__(cas, hasher, access)
     cas.leaf_bytes, cas.pin_on_add, cas._spool = leaf_bytes, pin_on_add, spool
-    # What another object of this name saves is its own: only a build's workers share what they hold.
-    cas._begin(token if is_build else _new_token(), is_build=is_build)
+    cas._begin(hold)
     return cas
 
 
@@ -409,7 +333,7 @@ def _after_fork() -> None:
     for cas in list(_living):
         if cas._implicit is not None:
             cas._at_exit.detach()
-        cas._begin(cas._token if cas._is_build else _new_token(), is_build=cas._is_build)
+        cas._begin(cas._hold if cas._hold.for_all else None)
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -11,12 +11,12 @@ What Kubo 0.42 was seen to do, and what is done about it:
   `dag/stat` looks first, or a time is given.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from hamt_bulk.block import DAG_CBOR, Block, identify, text, to_bytes
 from hamt_bulk.car import cbor_links, header_v1, section_head
 from hamt_bulk.cas.ipfs.rpc import CommandFailed, Rpc, absent, missing_in
-from hamt_bulk.errors import BlockNotFound, CASError
+from hamt_bulk.errors import CASError
 
 WALK_SECONDS = 6 * 3600.0
 """For commands that walk a whole tree: 17 µs a block, without a byte of an answer before the end."""
@@ -135,28 +135,12 @@ async def complete(rpc: Rpc, root: bytes) -> None:
         raise
 
 
-async def secure(
-    rpc: Rpc,
-    root: bytes,
-    name: str | None,
-    base: bytes | None,
-    send_again: Callable[[], Awaitable[bool]] | None,
-) -> None:
+async def secure(rpc: Rpc, root: bytes, name: str | None, base: bytes | None) -> None:
     """
     Makes sure that a root is complete, and pins it where it has a `name`.
 
-    base        the root that it was made from; when that is pinned under `name` the pin moves
-    send_again  sends all blocks of the build once more, should one be missing; whether it had any
+    base  the root that it was made from; when that is pinned under `name` the pin moves
     """
-    try:
-        await _secure(rpc, root, name, base)
-    except BlockNotFound:
-        if send_again is None or not await send_again():
-            raise
-        await _secure(rpc, root, name, base)
-
-
-async def _secure(rpc: Rpc, root: bytes, name: str | None, base: bytes | None) -> None:
     if name is None:
         await complete(rpc, root)
         return

@@ -141,9 +141,12 @@ class AiohttpTransport(Transport):
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
         self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session, made on the loop that it is used on."""
+        if self._is_closed:
+            raise Unanswered("the store was closed meanwhile", repeats=True)
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
@@ -196,6 +199,7 @@ class AiohttpTransport(Transport):
                 )
 
     async def close(self) -> None:
+        self._is_closed = True
         session, self._session = self._session, None
         if session is not None:
             await session.close()

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from hamt_bulk.block import Block
-from hamt_bulk.cas.ipfs.connection import Connection
+from hamt_bulk.cas.ipfs.connection import Access, Connection, connection_of
+from hamt_bulk.cas.ipfs.holds import Hold
 from hamt_bulk.cas.ipfs.imports import MAX_IMPORT_BLOCKS, MAX_IMPORT_BYTES, import_blocks
-from hamt_bulk.cas.loop import start
+from hamt_bulk.cas.ipfs.rpc import Rpc
+from hamt_bulk.cas.loop import is_private_loop, run_sync, start
 from hamt_bulk.cas.writer import MAX_TRANSFER_BYTES, Receipt, Writer, as_bytes
 from hamt_bulk.errors import HamtError, InvalidInput
 
 CLOSE_SECONDS = 10.0
 """How long a writer that is left waits for what is on its way."""
-
-Keep = Callable[[list[bytes]], None]
-"""Takes note of link lists that hold what was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +33,33 @@ class KuboWriter(Writer):
     What fails to arrive waits here again, so nothing is lost: the error is raised by the next call, and `flush`
     sends once more what waits.
 
-    connected  gives the connection of this process
-    spool      writes the same blocks to disk, durable before this writer's are
-    keep       told of what holds the blocks, once they are all there
+    spool  writes the same blocks to disk, durable before this writer's are
+    hold   keeps the blocks from garbage collections
     """
 
     def __init__(
         self,
-        connected: Callable[[], Connection],
+        access: Access,
         hasher: str,
         leaf_bytes: int,
         spool: Writer | None,
-        keep: Keep,
+        hold: Hold,
     ) -> None:
         super().__init__(hasher, leaf_bytes)
-        self._connected = connected
+        self._access = access
         self._spool = spool
-        self._keep = keep
+        self._hold = hold
         self._begin()
+
+    @property
+    def _connection(self) -> Connection:
+        return connection_of(self._access, self)
+
+    @property
+    def _rpc(self) -> Rpc:
+        rpc = self._connection.rpc
+        assert rpc is not None
+        return rpc
 
     def _begin(self) -> None:
         self._unsent: dict[bytes, bytes] = {}
@@ -98,7 +106,7 @@ class KuboWriter(Writer):
             self._send()
         self._collect(wait=True)
         if self._holds:
-            self._keep(self._holds)
+            run_sync(self._hold.keep(self._rpc, self._holds))
         receipt = self._receipt
         self._begin()
         return receipt
@@ -113,7 +121,7 @@ class KuboWriter(Writer):
             if self._holds:
                 # Without a daemon to tell there is nothing to do about it: whatever ended the task says more.
                 with suppress(HamtError):
-                    self._keep(self._holds)
+                    run_sync(self._hold.keep(self._rpc, self._holds))
             if self._spool is not None:
                 self._spool.close()
         finally:
@@ -136,11 +144,9 @@ class KuboWriter(Writer):
         self._waiting_bytes -= size
         upload = None
         try:
-            connection = self._connected()
-            rpc = connection.rpc
-            assert rpc is not None
+            connection, rpc = self._connection, self._rpc
             connection.imports.acquire()
-            future = start(import_blocks(rpc, blocks, self.hasher))
+            future = start(import_blocks(rpc, blocks, self.hasher, self._hold.token))
             future.add_done_callback(_release(connection.imports))
             upload = _Upload(blocks, future)
         finally:
@@ -201,5 +207,9 @@ class SharedWriter(Writer):
 
     def flush_at_exit(self) -> None:
         """As `flush`; what was saved and never flushed is not lost to a forgotten call."""
-        if self._writer.waits:
+        if not self._writer.waits:
+            return
+        if is_private_loop():  # whatever thread lets go of the last reference is the one that gets here
+            threading.Thread(target=self.flush, name="hamt-bulk-flush").start()
+        else:
             self.flush()

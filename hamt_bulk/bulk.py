@@ -149,7 +149,7 @@ def tidy(cas: ContentAddressedStore) -> None:
     """Lets the store tidy up after a build. All is durable by then, so a failure costs no root."""
     try:
         cas.finish()
-    except CASError as error:
+    except HamtError as error:
         warnings.warn(f"the build is complete, but its store was not tidied up: {error}", stacklevel=2)
 
 

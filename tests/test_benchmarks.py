@@ -13,9 +13,11 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["index", "diff", "edits", "appends", "traffic", "disk", "throughput", "memory", "scale"]
+    "name", ["index", "diff", "edits", "appends", "traffic", "disk", "throughput", "memory", "scale", "kubo"]
 )
-def test_a_benchmark_gives_a_figure_in_every_row(name):
+def test_a_benchmark_gives_a_figure_in_every_row(name, request):
+    if name == "kubo":
+        request.getfixturevalue("ipfs_binary")
     benchmark = __import__(f"benchmarks.{name}", fromlist=["rows"])
     rows = list(benchmark.rows(benchmark.SIZES["tiny"]))
     assert rows

@@ -60,11 +60,6 @@ async def on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def is_private_loop() -> bool:
-    """Whether this is the private loop's thread, which must not wait for it."""
-    return threading.current_thread() is _thread
-
-
 def start(coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
     """Begins `coroutine` on the private loop."""
     return asyncio.run_coroutine_threadsafe(coroutine, _private_loop())
@@ -105,7 +100,13 @@ class _Mail:
             calls, self._calls = self._calls, deque()
             self._is_woken = False
         for call in calls:
-            call()
+            try:
+                call()
+            except Exception as error:  # the others wait for theirs
+                loop = asyncio.get_running_loop()
+                loop.call_exception_handler(
+                    {"message": "a call from another thread failed", "exception": error}
+                )
 
 
 _mail: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Mail]" = weakref.WeakKeyDictionary()

@@ -185,7 +185,7 @@ async def to_hamt_async(
     try:
         new = await run_async(stages, client, target.cas, progress_of(progress))
     except BaseException as error:
-        abandon(target.cas, error)
+        await asyncio.shield(asyncio.to_thread(abandon, target.cas, error))
         raise
     await asyncio.to_thread(conclude, target, new, root)
     return to_cid(new)

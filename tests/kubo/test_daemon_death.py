@@ -1,7 +1,6 @@
 """The daemon dies in the middle of a build, and starts again."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def test_what_a_daemon_loses_is_sent_again_from_the_spool(
     secure = KuboCAS.secure
 
     def after_a_power_cut(self: KuboCAS, *arguments: object) -> None:
-        assert list(spool.glob("packs/*/*.car")), "all that was sent is in the spool"
+        assert list(spool.glob("*/packs/*/*.car")), "all that was sent is in the spool"
         daemon.kill()
         files = [path for path in (daemon.repo / "blocks").glob("*/*.data") if path.stat().st_size < 2000]
         for path in files[::3]:
@@ -79,23 +78,26 @@ def test_what_a_daemon_loses_is_sent_again_from_the_spool(
 
     monkeypatch.setattr(KuboCAS, "secure", after_a_power_cut)
     root = build(ITEMS, cas, pin="all")
-    assert daemon.pins() == {str(root): "all"}
+    assert daemon.pins()[str(root)] == "all"
     assert daemon.stat(str(root)).blocks > len(ITEMS)
-    assert not list(spool.glob("packs/*/*.car")), "the spool is empty once the root is pinned"
+    assert not list(spool.glob("*/packs/*/*.car")), "the spool is empty once the root is pinned"
 
 
-def test_a_spool_outlives_a_build_that_failed(new_kubo: NewKubo, tmp_path: Path) -> None:
+def test_every_build_has_a_spool_of_its_own(new_kubo: NewKubo, tmp_path: Path) -> None:
     daemon = new_kubo()
     spool = tmp_path / "spool"
     cas = KuboCAS(rpc_base_url=daemon.rpc_url, spool=spool, initial_delay=0.01)
 
     def items() -> Iterator[tuple[str, bytes]]:
-        yield from ITEMS.items()
-        time.sleep(0.01)
+        for number, item in enumerate(ITEMS.items()):
+            if number == 1000:
+                assert build({"another": b"build"}, cas)
+            yield item
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         build(items(), cas)
-    root = build(ITEMS, cas)
-    assert root == build(ITEMS, InMemoryCAS())
-    assert not list(spool.glob("packs/*/*.car"))
+    for _ in range(2):
+        assert build(ITEMS, cas) == build(ITEMS, InMemoryCAS())
+    assert not list(spool.iterdir()), "nothing is left of those that ended, well or not"
+    assert daemon.pins() == {}

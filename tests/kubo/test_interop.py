@@ -106,6 +106,7 @@ def test_roots_are_copied_to_and_from_packs_and_cars(
     for target in (PackCAS(tmp_path / "second"), CarCAS(tmp_path / "root.car")):
         copy(root, cas, target)
         assert check(root, target).ok
+    cas.close()
     assert daemon.pins() == {}
     assert root == build(ITEMS, InMemoryCAS())
 

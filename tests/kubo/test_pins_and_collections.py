@@ -1,6 +1,10 @@
 """What a garbage collection takes, and what it never does."""
 
 import asyncio
+import contextlib
+import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +17,7 @@ import xarray as xr
 
 from hamt_bulk import HAMT, InMemoryCAS, KuboCAS, PackCAS, build, copy, delete, update
 from hamt_bulk.block import identify, text
-from hamt_bulk.cas.ipfs import pins, uploads
+from hamt_bulk.cas.ipfs import pins, rest, uploads
 from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput
 from hamt_bulk.xarray import to_hamt
 from kubo.daemon import Daemon
@@ -128,7 +132,7 @@ def test_a_root_with_a_hole_is_named_with_the_block_that_lacks(new_kubo: NewKubo
         read(root, on(daemon))
     copy(root, memory_with(ITEMS), cas)
     asyncio.run(cas.pin_cid(root, name="whole"))
-    assert daemon.pins() == {str(root): "whole"}
+    assert daemon.pins()[str(root)] == "whole"
 
 
 def memory_with(items: dict[str, bytes]) -> InMemoryCAS:
@@ -145,11 +149,21 @@ def test_a_pin_moves_from_the_base_to_the_new_root(new_kubo: NewKubo) -> None:
     assert daemon.pins() == {str(second): "data"}
     third = delete(second, cas, ["key 1"], pin="other name")
     assert daemon.pins() == {str(second): "data", str(third): "other name"}
-    # Back to a root that is pinned under another name: the pin of its base moves all the same.
-    assert update(third, {"key 1": ITEMS["key 1"]}, cas, pin="other name") == second
-    assert daemon.pins() == {str(second): "other name"}
     daemon.gc()
     assert read(second, on(daemon)) == ITEMS | OTHERS
+
+
+def test_what_somebody_pinned_is_not_taken_over(new_kubo: NewKubo) -> None:
+    """Else the next append would move the pin, and the release be collected."""
+    daemon = new_kubo()
+    cas = on(daemon)
+    root = build(ITEMS, cas, pin="release 1")
+    with pytest.warns(UserWarning, match=r"pinned already, as 'release 1'"):
+        assert build(ITEMS, cas, pin="latest") == root
+    grown = update(root, OTHERS, cas, pin="latest")
+    assert daemon.pins() == {str(root): "release 1", str(grown): "latest"}
+    daemon.gc()
+    assert read(root, on(daemon)) == ITEMS
 
 
 def test_the_same_build_twice_is_pinned_once(new_kubo: NewKubo) -> None:
@@ -188,19 +202,70 @@ async def test_what_was_saved_and_not_flushed_is_pinned_too(new_kubo: NewKubo) -
 
 
 def test_saved_values_of_an_unflushed_tree_survive(new_kubo: NewKubo, small_imports: None) -> None:
-    """A HAMT that waits for its flush, as a notebook has for hours."""
+    """A HAMT that waits for its flush, as a notebook has for hours; another of the same store is flushed meanwhile."""
     daemon = new_kubo()
 
-    async def edit() -> object:
-        async with await HAMT.build(cas=on(daemon), values_are_bytes=True) as hamt:
+    async def edit(cas: KuboCAS) -> object:
+        async with await HAMT.build(cas=cas, values_are_bytes=True) as hamt:
+            other = await HAMT.build(cas=cas, values_are_bytes=True)
             for key, value in ITEMS.items():
                 await hamt.set(key, value)
+            await other.set("other", b"other")
+            await other.flush()
             await asyncio.to_thread(daemon.gc)
             return await hamt.flush()
 
-    root = asyncio.run(edit())
+    with contextlib.closing(on(daemon)) as cas:
+        root = asyncio.run(edit(cas))
+        daemon.gc()
+        assert read(root, on(daemon)) == ITEMS, "held until the store is closed"
     assert daemon.pins() == {}
-    assert read(root, on(daemon)) == ITEMS
+
+
+def test_a_build_has_what_was_saved_before_it(new_kubo: NewKubo) -> None:
+    daemon = new_kubo()
+    cas = on(daemon)
+    cid = asyncio.run(cas.save(b"saved", "raw"))
+    root = build({"key": cid}, cas)
+    assert read(root, on(daemon)) == {"key": b"saved"}
+
+
+def test_a_store_that_is_dropped_leaves_nothing_behind(new_kubo: NewKubo) -> None:
+    daemon = new_kubo()
+    cas = on(daemon)
+    cid = asyncio.run(cas.save(b"saved and dropped", "raw"))
+    del cas
+    gc.collect()
+    rest.settle_left()
+    assert daemon.get(str(cid)) == b"saved and dropped"
+    assert daemon.pins() == {}
+
+
+def test_what_a_dead_process_held_is_told_by_its_name(new_kubo: NewKubo) -> None:
+    daemon = new_kubo()
+    program = (
+        "import os, sys; from hamt_bulk import KuboCAS\n"
+        "writer = KuboCAS(rpc_base_url=sys.argv[1]).begin().writer()\n"
+        "writer.save_many([(b'\\x01\\x55\\x12\\x20' + __import__('hashlib').sha256(b'v').digest(), b'v')])\n"
+        "writer.flush(); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", program, daemon.rpc_url])
+    pins = daemon.pins()
+    notes = [cid for cid, name in pins.items() if name.startswith("hamt_bulk hold ")]
+    assert [daemon.get(note).decode() for note in notes] == [cid for cid, name in pins.items() if not name]
+    assert len(pins) == 2
+
+
+def test_a_builds_values_of_a_lost_answer_are_let_go_of(new_kubo: NewKubo) -> None:
+    daemon = new_kubo()
+    with Proxy(daemon.rpc_url) as proxy:
+        proxy.rule(
+            Drop(after=True), when=lambda request: "dag/import" in request.path and "stats" in request.path
+        )
+        cas = KuboCAS(rpc_base_url=proxy.url, initial_delay=0.01, max_retries=0)
+        with pytest.raises(CASError):
+            build(ITEMS, cas)
+    assert len(daemon.pins()) <= 1
 
 
 def test_pin_on_add_keeps_all_that_is_saved(new_kubo: NewKubo) -> None:

@@ -58,6 +58,7 @@ class LiveClient:
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
+        self.process = os.getpid()
         self._token = uuid.uuid4().hex
         _living[self._token] = self
 
@@ -71,11 +72,15 @@ _living: "WeakValueDictionary[str, LiveClient]" = WeakValueDictionary()
 def _find(process: int, token: str) -> LiveClient:
     found = _living.get(token) if process == os.getpid() else None
     if found is None:
-        raise NotPortable(
-            f"a live client of process {process} cannot go to process {os.getpid()}: give `client_factory`, a function "
-            "that makes the client there"
-        )
+        raise _elsewhere(process)
     return found
+
+
+def _elsewhere(process: int) -> NotPortable:
+    return NotPortable(
+        f"a live client of process {process} cannot go to process {os.getpid()}: give `client_factory`, a function "
+        "that makes the client there"
+    )
 
 
 class Connection:
@@ -85,6 +90,8 @@ class Connection:
         access.credentials.check()
         for _, own in access.own_secrets:
             own.check()
+        if access.client is not None and access.client.process != os.getpid():
+            raise _elsewhere(access.client.process)  # a forked child would speak on its parent's connections
         self._access = access
         self._transports: list[Transport] = []
         shared = transport_of(

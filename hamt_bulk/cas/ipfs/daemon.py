@@ -27,7 +27,7 @@ class KuboDaemon(IPFSReader):
         assert rpc is not None
         return rpc
 
-    async def pin_cid(self, id: AnyCID, target_rpc: str | None = None, *, name: str = "") -> None:
+    async def pin_cid(self, cid: AnyCID, target_rpc: str | None = None, *, name: str = "") -> None:
         """
         Pins a root with all that it reaches, under `name`. What is pinned under that name already stays.
 
@@ -35,13 +35,13 @@ class KuboDaemon(IPFSReader):
 
         Raises `BlockNotFound`, which names a block, when the daemon does not have all of it.
         """
-        root = to_bytes(id)
+        root = to_bytes(cid)
         await asyncio.to_thread(self.flush)
         await on_loop(pins.pin(self._rpc_at(target_rpc), root, name))
 
-    async def unpin_cid(self, id: AnyCID, target_rpc: str | None = None) -> None:
+    async def unpin_cid(self, cid: AnyCID, target_rpc: str | None = None) -> None:
         """Removes the pin of a root, if there is one: the next garbage collection takes what else is not pinned."""
-        await on_loop(pins.unpin(self._rpc_at(target_rpc), [to_bytes(id)]))
+        await on_loop(pins.unpin(self._rpc_at(target_rpc), [to_bytes(cid)]))
 
     async def pin_update(self, old_id: AnyCID, new_id: AnyCID, target_rpc: str | None = None) -> None:
         """Moves a pin, with its name, from one root to another, and walks only what differs."""

@@ -1,78 +1,70 @@
 """
-What keeps the blocks of a build until its root is pinned.
+What keeps blocks from garbage collections until their root is pinned.
 
-Every import leaves a pinned link list. A task notes its lists in a file of their CIDs, pinned under a name that has
-the build's token in it, so that whoever ends the build finds the lists of all workers, dead ones too.
+Every import leaves a pinned link list. Before it is sent its CID is noted on the daemon, in a file that is pinned under
+a name with the hold's token in it: so whoever ends a build finds the lists of all workers, dead ones too, and what a
+crash left behind can be told by its name.
 
-    hamt_bulk hold TOKEN        the file's pin; its bytes are one CID a line
+    hamt_bulk hold HOST DATE TOKEN        the file's pin; its bytes are the CID of a list
 """
 
 import secrets
 import socket
-import threading
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 
 from hamt_bulk.block import RAW, Block, identify, text, to_bytes
 from hamt_bulk.cas.ipfs.imports import import_pinned
 from hamt_bulk.cas.ipfs.pins import pins, unpin
 from hamt_bulk.cas.ipfs.rpc import LONG_SECONDS, Rpc
+from hamt_bulk.errors import BlockNotFound, InvalidInput
 
-_PREFIX = "hamt_bulk hold "
-
-_here: defaultdict[str, list[bytes]] = defaultdict(list)
-"""Lists of this process, by token."""
-
-_lock = threading.Lock()
+HOLD_PREFIX = "hamt_bulk hold "
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hold:
     """
-    What keeps the blocks of one writer, or of all writers of a build.
+    What keeps the blocks of one store object, or of all writers of a build.
 
-    token    in every list, so that no two holds share one
-    for_all  whether writers in other processes hold under the same token
-    for_ever whether nobody lets go of it
+    token     in every list, so that no two holds share one
+    for_ever  whether nobody lets go of it
+    is_used   whether this process has noted something
     """
 
     token: str
     hasher: str
-    for_all: bool
     for_ever: bool
+    is_used: bool = False
 
     @classmethod
-    def new(cls, hasher: str, *, for_all: bool, for_ever: bool) -> "Hold":
+    def new(cls, hasher: str, *, for_ever: bool) -> "Hold":
+        """A hold that no other process has."""
         token = f"{socket.gethostname()} {time.strftime('%Y-%m-%d')} {secrets.token_hex(8)}"
-        return cls(token, hasher, for_all, for_ever)
+        return cls(token, hasher, for_ever)
 
-    async def keep(self, rpc: Rpc, lists: list[bytes]) -> None:
-        """Takes note of lists."""
+    async def note(self, rpc: Rpc, link_list: bytes) -> None:
+        """Takes note of a list, which is about to be pinned."""
         if self.for_ever:
             return
-        if not self.for_all:
-            with _lock:
-                _here[self.token] += lists
-            return
-        data = "".join(f"{text(cid)}\n" for cid in lists).encode()
-        note = Block(identify(data, RAW, self.hasher), data)
+        self.is_used = True
+        data = text(link_list).encode()
+        file = Block(identify(data, RAW, self.hasher), data)
         # Not by `add`, which has a name for its pin, but leaves another without one where a collection waits for it.
-        await import_pinned(rpc, note)
-        options = [("arg", text(note.cid)), ("name", _PREFIX + self.token)]
+        await import_pinned(rpc, file)
+        options = [("arg", text(file.cid)), ("name", HOLD_PREFIX + self.token)]
         await rpc.command("pin/add", options, seconds=LONG_SECONDS)
 
-    async def release(self, rpc: Rpc) -> None:
+    async def release(self, rpc: Rpc, *, retries: int | None = None) -> None:
         """Lets a garbage collection have what was held, unless something else pins it."""
-        with _lock:
-            held = _here.pop(self.token, [])
-        try:
-            notes = list(await pins(rpc, _PREFIX + self.token)) if self.for_all else []
-            for note in notes:
-                held += map(to_bytes, (await rpc.block(note)).decode("ascii").split())
-            await unpin(rpc, list(dict.fromkeys(held)))
-            await unpin(rpc, notes)
-        except BaseException:
-            with _lock:
-                _here[self.token] += held
-            raise
+        if self.for_ever:
+            return
+        notes = list(await pins(rpc, HOLD_PREFIX + self.token, retries=retries))
+        lists: list[bytes] = []
+        for note in notes:
+            try:
+                lists.append(to_bytes((await rpc.block(note)).decode(errors="replace").strip()))
+            except (BlockNotFound, InvalidInput):
+                continue  # somebody else gave a pin of his own this name
+        await unpin(rpc, lists)
+        await unpin(rpc, notes)

@@ -32,19 +32,17 @@ PIN_SECONDS = 60
 
 
 async def import_pinned(rpc: Rpc, block: Block) -> None:
-    """Sends one block and pins it, as it arrives."""
-    await _import(rpc, block, {})
+    """Sends one block, and pins it as it arrives."""
+    await _sent(rpc, block, {})
 
 
-async def import_blocks(rpc: Rpc, blocks: Mapping[bytes, bytes], hasher: str, token: str) -> bytes:
-    """
-    The CID of the pinned link list that holds `blocks`, which the daemon has.
+async def import_held(rpc: Rpc, held: Block, blocks: Mapping[bytes, bytes]) -> None:
+    """Sends `blocks` and the link list that holds them, which is pinned as it arrives."""
+    await _sent(rpc, held, blocks)
 
-    token  makes the list another one than whoever else writes the same blocks has, and lets go of
 
-    Where its `dag/import` is not allowed, by `block/put`.
-    """
-    held = link_list(blocks, hasher, token)
+async def _sent(rpc: Rpc, held: Block, blocks: Mapping[bytes, bytes]) -> None:
+    """By `dag/import`; where that is not allowed, by `block/put`."""
     try:
         await _import(rpc, held, blocks)
     except CommandFailed as error:
@@ -56,11 +54,14 @@ async def import_blocks(rpc: Rpc, blocks: Mapping[bytes, bytes], hasher: str, to
             if other.status in (403, 404, 405):
                 raise error from other  # neither is allowed; the first is what to ask for
             raise
-    return held.cid
 
 
 def link_list(cids: Collection[bytes], hasher: str, token: str = "") -> Block:
-    """The block that links `cids` and nothing below them."""
+    """
+    The block that links `cids` and nothing below them.
+
+    token  makes it another one than whoever else writes the same blocks has, and lets go of
+    """
     data = cbor_links(list(map(raw_name, cids)), token)
     return Block(identify(data, DAG_CBOR, hasher), data)
 

@@ -1,5 +1,6 @@
 """A Kubo daemon as a store."""
 
+import atexit
 import copy
 import json
 import os
@@ -8,12 +9,14 @@ import socket
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
 import httpx
 
 from hamt_bulk.block import DAG_CBOR, MAX_BLOCK_BYTES, Block, Hasher, parse
+from hamt_bulk.cas.files import absolute
 from hamt_bulk.cas.ipfs import pins
 from hamt_bulk.cas.ipfs.address import address_of
 from hamt_bulk.cas.ipfs.connection import Access, LiveClient
@@ -22,9 +25,10 @@ from hamt_bulk.cas.ipfs.daemon import KuboDaemon
 from hamt_bulk.cas.ipfs.gateways import CONCURRENCY, IPFSReader, gateways_of, positive, secrets_of
 from hamt_bulk.cas.ipfs.holds import Hold
 from hamt_bulk.cas.ipfs.lists import by_lists
+from hamt_bulk.cas.ipfs.rest import Rest, leave, settle_beside, settle_left
 from hamt_bulk.cas.ipfs.retry import Retries
 from hamt_bulk.cas.ipfs.rpc import CommandFailed
-from hamt_bulk.cas.ipfs.spool import empty, send_again
+from hamt_bulk.cas.ipfs.spool import remove, send_again
 from hamt_bulk.cas.ipfs.uploads import KuboWriter, SharedWriter
 from hamt_bulk.cas.loop import run_sync
 from hamt_bulk.cas.pack import PackCAS
@@ -42,12 +46,14 @@ class KuboCAS(KuboDaemon):
 
         cas = KuboCAS(rpc_base_url="http://127.0.0.1:5001")
 
-    What is saved is on the daemon after `flush`, and held there until the build that wrote it has ended, whatever is
-    garbage-collected meanwhile. A finished root is not pinned unless it is asked for: pass `pin=` to `to_hamt` and
-    `build`, or call `pin_cid`, or the next `ipfs repo gc` takes it.
+    What is saved is on the daemon after `flush`, and held there, whatever is garbage-collected meanwhile: what a build
+    writes until it has ended, what `save` and a `HAMT` write until `close`. A finished root is not pinned unless it is
+    asked for: pass `pin=` to `to_hamt` and `build`, or call `pin_cid`, or the next `ipfs repo gc` takes it. Pins whose
+    names begin with "hamt_bulk hold" are those of processes that died, and may be removed.
 
     hasher              names the blocks: "blake3" or "sha2-256"
-    client              a live `httpx.AsyncClient` to use. It stays in this process
+    client              a live `httpx.AsyncClient` to use. It stays in this process, and is used on a loop of ours: not on
+                        another one at the same time
     rpc_base_url        `None`: that of a daemon on this machine
     gateway_base_url    `None`: that of a daemon on this machine; with `rpc_base_url` alone, reads go to the RPC
     concurrency         requests under way at each server
@@ -62,8 +68,8 @@ class KuboCAS(KuboDaemon):
     chunker             "size-N": values above N bytes, at most 1 MiB, are split. Another N gives other roots
     max_retries, initial_delay, backoff_factor
                         how often, and after how many seconds, a request is sent again that may fare better
-    spool               a folder, shared with the workers, that keeps what was sent until the root is known to be
-                        complete: what a daemon loses is sent again from there. For one build at a time
+    spool               a folder, shared with the workers, that keeps what a build has sent until its root is known to be
+                        complete: what a daemon loses is sent again from there
     """
 
     def __init__(
@@ -128,12 +134,14 @@ class KuboCAS(KuboDaemon):
         )
         self.leaf_bytes = _leaf_bytes(chunker)
         self.pin_on_add = pin_on_add
-        self._spool = None if spool is None else PackCAS(spool, hasher)
+        self._spool = None if spool is None else absolute(spool)
         self._begin(None)
 
     def _begin(self, hold: Hold | None) -> None:
-        """`None`: holds what it saves itself, and no other object does."""
-        self._hold = hold or Hold.new(self.hasher, for_all=False, for_ever=self.pin_on_add)
+        """As a build with this hold has it; `None`: not for a build."""
+        self._is_build = hold is not None
+        self._hold = hold or Hold.new(self.hasher, for_ever=self.pin_on_add)
+        self._rest, self._is_watched = Rest(self._access, self._hold), False
         self._implicit: SharedWriter | None = None
         self._lock = Lock()
         _living.add(self)
@@ -181,26 +189,38 @@ class KuboCAS(KuboDaemon):
     # Writing.
 
     def writer(self) -> Writer:
-        spool = None if self._spool is None else self._spool.writer()
+        if not self._is_build and not self._is_watched:
+            self._is_watched = True
+            weakref.finalize(self, leave, self._rest).atexit = False
+        packs = self._packs()
+        spool = None if packs is None else packs.writer()
         return KuboWriter(self._access, self.hasher, self.leaf_bytes, spool, self._hold)
+
+    def _packs(self) -> PackCAS | None:
+        """What this build has sent, if there is a spool: a folder of its own."""
+        if self._spool is None or not self._is_build:
+            return None
+        return PackCAS(self._spool / self._hold.token.rpartition(" ")[2], self.hasher)
 
     def _implicit_writer(self) -> Writer:
         with self._lock:
             if self._implicit is None:
                 writer = self.writer()
                 assert isinstance(writer, KuboWriter)
-                self._implicit = SharedWriter(writer)
-                self._at_exit = weakref.finalize(self, self._implicit.flush_at_exit)
+                self._implicit = self._rest.writer = SharedWriter(writer)
             return self._implicit
 
     def flush(self) -> Receipt:
+        settle_beside()
         return self._implicit.flush() if self._implicit is not None else Receipt()
 
     # A build.
 
     def begin(self) -> Self:
+        self.flush()  # a build may link what was saved
         build = copy.copy(self)
-        build._begin(Hold.new(self.hasher, for_all=True, for_ever=self.pin_on_add))
+        build._begin(Hold.new(self.hasher, for_ever=self.pin_on_add))
+        build._is_build = True
         return build
 
     def secure(self, root: bytes, name: str | None, base: bytes | None) -> None:
@@ -210,7 +230,8 @@ class KuboCAS(KuboDaemon):
         try:
             run_sync(pins.secure(self.rpc, root, name, base))
         except BlockNotFound:
-            if self._spool is None or not self._sent_again():
+            packs = self._packs()
+            if packs is None or not self._sent_again(packs):
                 raise
             run_sync(pins.secure(self.rpc, root, name, base))
 
@@ -218,17 +239,18 @@ class KuboCAS(KuboDaemon):
         if name is not None and not (isinstance(name, str) and 0 < len(name.encode()) <= pins.MAX_NAME_BYTES):
             raise InvalidInput(f"pin={name!r}: expected a name of 1 to {pins.MAX_NAME_BYTES} bytes")
 
-    def _sent_again(self) -> bool:
-        assert self._spool is not None
+    def _sent_again(self, packs: PackCAS) -> bool:
         with KuboWriter(self._access, self.hasher, self.leaf_bytes, None, self._hold) as writer:
-            return send_again(self._spool, writer)
+            return send_again(packs, writer)
 
     def finish(self) -> None:
-        run_sync(self._hold.release(self.rpc))
-        if self._spool is not None and self._hold.for_all:
-            empty(self._spool)
+        if self._is_build:  # what a HAMT or `save` wrote is held until `close`: others of them may wait
+            self.abandon()
 
     def abandon(self) -> None:
+        packs = self._packs()
+        if packs is not None:
+            remove(packs)
         run_sync(self._hold.release(self.rpc))
 
     def refuse_other_processes(self) -> None:
@@ -240,8 +262,8 @@ class KuboCAS(KuboDaemon):
 
     def announce(self) -> str:
         token = {"peer": run_sync(self.rpc.identity(retries=0))}
-        if self._spool is not None:
-            token["spool"] = self._spool.announce()
+        if (packs := self._packs()) is not None:
+            token["spool"] = packs.announce()
         return json.dumps(token)
 
     def preflight(self, token: str) -> None:
@@ -265,16 +287,18 @@ class KuboCAS(KuboDaemon):
                 f"another daemon answers at {address} here, {found}, expected {expected['peer']}: "
                 "blocks would be spread over both. Give an address that is the same daemon's everywhere"
             )
-        if self._spool is not None:
-            self._spool.preflight(expected["spool"])
+        if (packs := self._packs()) is not None:
+            packs.preflight(expected["spool"])
 
     def retract(self, token: str) -> None:
-        if self._spool is not None:
-            self._spool.retract(json.loads(token)["spool"])
+        if (packs := self._packs()) is not None:
+            packs.retract(json.loads(token)["spool"])
 
     def close(self) -> None:
         try:
             self.flush()
+            if not self._is_build:
+                self._rest.settle()
         finally:
             super().close()
 
@@ -287,7 +311,7 @@ class KuboCAS(KuboDaemon):
     def __reduce__(self) -> tuple[Any, ...]:
         state = (self.hasher, self._access, self.leaf_bytes, self.pin_on_add, self._spool)
         # What another object of this name saves is its own: only a build's workers share what they hold.
-        return _again, (*state, self._hold if self._hold.for_all else None)
+        return _again, (type(self), *state, self._hold if self._is_build else None)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         access = self._access
@@ -311,14 +335,15 @@ def _leaf_bytes(chunker: str) -> int:
 
 
 def _again(
+    kind: type[KuboCAS],
     hasher: Hasher,
     access: Access,
     leaf_bytes: int,
     pin_on_add: bool,
-    spool: PackCAS | None,
+    spool: Path | None,
     hold: Hold | None,
 ) -> KuboCAS:
-    cas = KuboCAS.__new__(KuboCAS)
+    cas = kind.__new__(kind)
     IPFSReader.__init__(cas, hasher, access)
     cas.leaf_bytes, cas.pin_on_add, cas._spool = leaf_bytes, pin_on_add, spool
     cas._begin(hold)
@@ -331,9 +356,15 @@ _living: "weakref.WeakSet[KuboCAS]" = weakref.WeakSet()
 def _after_fork() -> None:
     """A forked child starts afresh: the locks may be held by threads, and what waits is its parent's."""
     for cas in list(_living):
-        if cas._implicit is not None:
-            cas._at_exit.detach()
-        cas._begin(cas._hold if cas._hold.for_all else None)
+        cas._begin(cas._hold if cas._is_build else None)
+
+
+@atexit.register
+def _close_all() -> None:
+    """Sends what was saved and never flushed, and lets go of what is held, as the interpreter ends."""
+    for cas in list(_living):
+        leave(cas._rest)
+    settle_left()
 
 
 os.register_at_fork(after_in_child=_after_fork)

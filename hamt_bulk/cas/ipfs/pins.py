@@ -11,7 +11,9 @@ What Kubo 0.42 was seen to do, and what is done about it:
   `dag/stat` looks first, or a time is given.
 """
 
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from hamt_bulk.block import DAG_CBOR, Block, identify, text, to_bytes
 from hamt_bulk.car import cbor_links, header_v1, section_head
@@ -42,10 +44,10 @@ async def pin_name(rpc: Rpc, root: bytes) -> str | None:
         return next((str(pin["Name"]) for pin in (one.get("Keys") or {}).values()), None)
 
 
-async def pins(rpc: Rpc, name: str | None = None) -> dict[bytes, str]:
+async def pins(rpc: Rpc, name: str | None = None, *, retries: int | None = None) -> dict[bytes, str]:
     """All recursive pins and their names; with `name` those whose name has that text in it."""
     options = [("type", "recursive"), ("names", "true"), *([("name", name)] if name is not None else [])]
-    found = await rpc.lines("pin/ls", options, seconds=WALK_SECONDS, limit=1 << 30)
+    found = await rpc.lines("pin/ls", options, limit=1 << 30, retries=retries)
     with rpc.understood("pin/ls", found):
         [one] = found
         return {to_bytes(cid): str(pin["Name"]) for cid, pin in (one.get("Keys") or {}).items()}
@@ -60,9 +62,12 @@ async def unpin(rpc: Rpc, cids: Sequence[bytes]) -> None:
         except CommandFailed as error:
             if "not pinned" not in error.said:
                 raise
-            # It stops at the first that is not there, and does not say which that is.
+            # It stops at the first that is not there, and does not say which that is. Others may remove them too.
             there = await pins(rpc)
-            await _remove(rpc, [cid for cid in some if cid in there])
+            for cid in some:
+                if cid in there:
+                    with suppress(CommandFailed):
+                        await _remove(rpc, [cid])
 
 
 async def _remove(rpc: Rpc, cids: Sequence[bytes]) -> None:
@@ -140,17 +145,26 @@ async def secure(rpc: Rpc, root: bytes, name: str | None, base: bytes | None) ->
     Makes sure that a root is complete, and pins it where it has a `name`.
 
     base  the root that it was made from; when that is pinned under `name` the pin moves
+
+    A root that somebody has pinned under another name keeps that pin, which is not ours to move later.
     """
     if name is None:
         await complete(rpc, root)
+        return
+    found = await pin_name(rpc, root)
+    if found not in (None, name):
+        await complete(rpc, root)
+        warnings.warn(
+            f"{text(root)} is pinned already, as {found!r}, and keeps that name instead of {name!r}",
+            stacklevel=2,
+        )
         return
     moves = base is not None and base != root and await pin_name(rpc, base) == name
     if not moves:
         await pin(rpc, root, name)
         return
     assert base is not None
-    if await pin_name(rpc, root) is None:
+    if found is None:
         await update(rpc, base, root)
-        return
-    await pin(rpc, root, name)
-    await unpin(rpc, [base])
+    else:
+        await unpin(rpc, [base])

@@ -12,7 +12,6 @@ from hamt_bulk.cas.pack import PackCAS
 from hamt_bulk.cas.writer import Writer
 
 _AT_ONCE = 256
-_FOLDERS = ("packs", "index", "tmp")
 
 
 def send_again(spool: PackCAS, writer: Writer) -> bool:
@@ -25,13 +24,12 @@ def send_again(spool: PackCAS, writer: Writer) -> bool:
     return some
 
 
-def empty(spool: PackCAS) -> None:
-    """Removes what a spool holds."""
+def remove(spool: PackCAS) -> None:
+    """Removes a spool with all that it holds."""
     spool.close()
-    for folder in _FOLDERS:
-        with outside("cannot remove", spool.path / folder):
-            if (spool.path / folder).is_dir():
-                shutil.rmtree(spool.path / folder)
+    with outside("cannot remove", spool.path):
+        if spool.path.is_dir():
+            shutil.rmtree(spool.path)
 
 
 def _blocks(folder: Path) -> Iterator[Block]:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import ssl
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import Any
 
 import aiohttp
 import httpx
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from hamt_bulk.block import Data
 from hamt_bulk.cas.ipfs.credentials import Credentials, masked
@@ -135,6 +137,49 @@ def transport_of(
     return AiohttpTransport(credentials)
 
 
+class Resolver(AbstractResolver):
+    """
+    Addresses of host names, by a thread for each.
+
+    aiohttp's own shares the loop's executor, whose threads may all wait for uploads that wait for an address, and
+    which takes nothing any more as the interpreter ends.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[Any]] = loop.create_future()
+
+        def settle(infos: list[Any] | None, error: OSError | None) -> None:
+            if found.done():
+                return
+            if error is not None:
+                found.set_exception(error)
+            else:
+                found.set_result(infos or [])
+
+        def look() -> None:
+            try:
+                infos = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+            except OSError as error:
+                loop.call_soon_threadsafe(settle, None, error)
+            else:
+                loop.call_soon_threadsafe(settle, infos, None)
+
+        try:
+            threading.Thread(target=look, name="hamt-bulk-resolve", daemon=True).start()
+        except RuntimeError:  # the interpreter ends, and starts no threads
+            look()
+        return [
+            ResolveResult(hostname=host, host=address[0], port=address[1], family=kind, proto=proto, flags=0)
+            for kind, _, proto, _, address in await found
+        ]
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
 class AiohttpTransport(Transport):
     """One session, whose connections are kept open."""
 
@@ -149,7 +194,7 @@ class AiohttpTransport(Transport):
             raise Unanswered("the store was closed meanwhile", repeats=True)
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, resolver=Resolver()),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
                 auto_decompress=False,

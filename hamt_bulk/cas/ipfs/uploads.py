@@ -3,18 +3,17 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from hamt_bulk.block import Block
 from hamt_bulk.cas.ipfs.connection import Access, Connection, connection_of
 from hamt_bulk.cas.ipfs.holds import Hold
-from hamt_bulk.cas.ipfs.imports import MAX_IMPORT_BLOCKS, MAX_IMPORT_BYTES, import_blocks
+from hamt_bulk.cas.ipfs.imports import MAX_IMPORT_BLOCKS, MAX_IMPORT_BYTES, import_held, link_list
 from hamt_bulk.cas.ipfs.rpc import Rpc
-from hamt_bulk.cas.loop import is_private_loop, run_sync, start
+from hamt_bulk.cas.loop import start
 from hamt_bulk.cas.writer import MAX_TRANSFER_BYTES, Receipt, Writer, as_bytes
-from hamt_bulk.errors import HamtError, InvalidInput
+from hamt_bulk.errors import InvalidInput
 
 CLOSE_SECONDS = 10.0
 """How long a writer that is left waits for what is on its way."""
@@ -23,7 +22,7 @@ CLOSE_SECONDS = 10.0
 @dataclass(frozen=True, slots=True)
 class _Upload:
     blocks: Mapping[bytes, bytes]
-    future: "Future[bytes]"
+    future: "Future[None]"
 
 
 class KuboWriter(Writer):
@@ -69,7 +68,6 @@ class KuboWriter(Writer):
         self._waiting_bytes = 0
         self._uploads: list[_Upload] = []
         self._known: set[bytes] = set()
-        self._holds: list[bytes] = []
         self._receipt = Receipt()
 
     def save_many(self, blocks: Iterable[Block]) -> None:
@@ -91,7 +89,7 @@ class KuboWriter(Writer):
                 self._send()
 
     @property
-    def waits(self) -> bool:
+    def is_used(self) -> bool:
         """Whether something was saved since the last `flush`."""
         return bool(self._known)
 
@@ -105,27 +103,18 @@ class KuboWriter(Writer):
         while self._waiting:
             self._send()
         self._collect(wait=True)
-        if self._holds:
-            run_sync(self._hold.keep(self._rpc, self._holds))
         receipt = self._receipt
         self._begin()
         return receipt
 
     def close(self) -> None:
-        # What arrives is pinned, so it has to be known by the time that somebody lets go of it.
-        done, running = wait([upload.future for upload in self._uploads], CLOSE_SECONDS)
+        # Whoever lets go of what is held after this has to find all of it.
+        _, running = wait([upload.future for upload in self._uploads], CLOSE_SECONDS)
         for future in running:
             future.cancel()
-        self._holds += [future.result() for future in done if future.exception() is None]
-        try:
-            if self._holds:
-                # Without a daemon to tell there is nothing to do about it: whatever ended the task says more.
-                with suppress(HamtError):
-                    run_sync(self._hold.keep(self._rpc, self._holds))
-            if self._spool is not None:
-                self._spool.close()
-        finally:
-            self._begin()
+        if self._spool is not None:
+            self._spool.close()
+        self._begin()
 
     def _take(self, cid: bytes, block: bytes) -> None:
         self._unsent[cid] = block
@@ -144,10 +133,14 @@ class KuboWriter(Writer):
         self._waiting_bytes -= size
         upload = None
         try:
-            connection, rpc = self._connection, self._rpc
-            connection.imports.acquire()
-            future = start(import_blocks(rpc, blocks, self.hasher, self._hold.token))
-            future.add_done_callback(_release(connection.imports))
+            turn, rpc = self._connection.imports, self._rpc
+            turn.acquire()
+            try:
+                future = start(self._import(rpc, blocks))
+            except BaseException:
+                turn.release()
+                raise
+            future.add_done_callback(_release(turn))
             upload = _Upload(blocks, future)
         finally:
             if upload is None:
@@ -156,6 +149,12 @@ class KuboWriter(Writer):
             else:
                 self._uploads.append(upload)
 
+    async def _import(self, rpc: Rpc, blocks: Mapping[bytes, bytes]) -> None:
+        held = link_list(blocks, self.hasher, self._hold.token)
+        # First, so that it is found whatever happens to the answer, or to this process.
+        await self._hold.note(rpc, held.cid)
+        await import_held(rpc, held, blocks)
+
     def _collect(self, *, wait: bool) -> None:
         """Takes note of uploads that have ended. What failed waits again, and the first error is raised."""
         failure: Exception | None = None
@@ -163,7 +162,7 @@ class KuboWriter(Writer):
             if not wait and not upload.future.done():
                 continue
             try:
-                self._holds.append(upload.future.result())
+                upload.future.result()
             except Exception as error:
                 failure = failure or error
                 for cid, block in upload.blocks.items():
@@ -205,11 +204,7 @@ class SharedWriter(Writer):
         with self._lock:
             self._writer.close()
 
-    def flush_at_exit(self) -> None:
-        """As `flush`; what was saved and never flushed is not lost to a forgotten call."""
-        if not self._writer.waits:
-            return
-        if is_private_loop():  # whatever thread lets go of the last reference is the one that gets here
-            threading.Thread(target=self.flush, name="hamt-bulk-flush").start()
-        else:
-            self.flush()
+    @property
+    def is_used(self) -> bool:
+        """Whether something was saved since the last `flush`."""
+        return self._writer.is_used

@@ -17,10 +17,14 @@ random  uint32 that no compressor makes smaller
 KINDS: dict[Kind, np.dtype[Any]] = {"smooth": np.dtype(np.float32), "random": np.dtype(np.uint32)}
 
 
-def maps(count: int, side: int, kind: Kind = "smooth") -> xr.Dataset:
-    """`count` maps of `side` x `side` values of four bytes, each map one Dask block and one Zarr chunk."""
+def maps(count: int, side: int, kind: Kind = "smooth", *, first: int = 0) -> xr.Dataset:
+    """
+    `count` maps of `side` x `side` values of four bytes, each map one Dask block and one Zarr chunk.
+
+    first  the number of the first; maps of other numbers have other values
+    """
     array = da.map_blocks(
-        partial(_map, side, kind),
+        partial(_map, side, kind, first),
         chunks=((1,) * count, (side,), (side,)),
         dtype=KINDS[kind],
         meta=np.empty((0, 0, 0), KINDS[kind]),
@@ -28,8 +32,8 @@ def maps(count: int, side: int, kind: Kind = "smooth") -> xr.Dataset:
     return xr.Dataset({"t2m": (("time", "y", "x"), array)})
 
 
-def _map(side: int, kind: Kind, block_id: tuple[int, int, int] = (0, 0, 0)) -> NDArray[Any]:
-    number = block_id[0]
+def _map(side: int, kind: Kind, first: int, block_id: tuple[int, int, int] = (0, 0, 0)) -> NDArray[Any]:
+    number = first + block_id[0]
     field, noise = _background(side, kind)
     drawn = noise[(at := number * 7919 % (len(noise) - side * side)) : at + side * side].reshape(
         1, side, side

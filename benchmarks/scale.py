@@ -101,7 +101,7 @@ def drive(dataset: xr.Dataset) -> Driven:
     """The driver's part of storing `dataset`, whose chunks are one Dask block each."""
     opened = reset_peak_memory()
     phase, sent = Phases(), 0
-    target = Target.of(InMemoryCAS(), BUCKET_SIZE, blake3_hashfn)
+    target = Target.of(InMemoryCAS(), BUCKET_SIZE, blake3_hashfn, None)
     record_store = RecordingStore()
     with phase("plan"):
         options = ZarrOptions(

@@ -7,7 +7,7 @@ from typing import Any
 from distributed import Client
 
 from hamt_bulk.cas import ContentAddressedStore
-from hamt_bulk.errors import CASError, HamtError, VersionMismatch
+from hamt_bulk.errors import CASError, HamtError, NotPortable, VersionMismatch
 
 PACKAGES = ("hamt-bulk", "zarr", "numcodecs", "blake3")
 """What decides which bytes are stored and under which names: all must be the driver's versions."""
@@ -65,6 +65,8 @@ async def preflight_async(client: Client, cas: ContentAddressedStore) -> None:
         where = f"the worker {worker}"
         if isinstance(answer, HamtError):
             raise type(answer)(f"{where}: {answer}") from answer
+        if str(answer).startswith("NotPortable("):  # what fails as it is unpickled comes as its text
+            raise NotPortable(f"{where}: {str(answer)[len('NotPortable(') + 1 : -2]}")
         if isinstance(answer, (ImportError, AttributeError)):
             raise VersionMismatch(
                 f"{where} cannot load this version of hamt_bulk ({answer}): {REMEDY}"

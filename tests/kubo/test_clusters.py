@@ -13,6 +13,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 
 from hamt_bulk import HAMT, InMemoryCAS, KuboCAS
+from hamt_bulk.cas.loop import run_sync
 from hamt_bulk.errors import CASError, NotPortable
 from hamt_bulk.xarray import to_hamt
 from kubo.daemon import Daemon, free_port
@@ -144,10 +145,12 @@ def test_a_live_client_stays_here(client: Client, kubo: Daemon) -> None:
 
 def test_threads_use_a_live_client(kubo: Daemon, expected: object) -> None:
     httpx = pytest.importorskip("httpx")
+    live = httpx.AsyncClient()
     with dask.config.set(scheduler="threads", num_workers=4):
-        cas = KuboCAS(client=httpx.AsyncClient(), rpc_base_url=kubo.rpc_url)
+        cas = KuboCAS(client=live, rpc_base_url=kubo.rpc_url)
         assert to_hamt(dataset(), cas) == expected
     cas.close()
+    run_sync(live.aclose())  # whose connections are those of the loop that they were used on
 
 
 def test_what_was_saved_and_never_flushed_arrives_when_the_program_ends(kubo: Daemon) -> None:

@@ -141,6 +141,7 @@ class VerifyingCAS(ContentAddressedStore):
     def __init__(self, inner: ContentAddressedStore) -> None:
         self.inner = inner
         self.hasher = inner.hasher
+        self.loads_paths = inner.loads_paths
 
     async def save(self, data: bytes, codec: CodecInput) -> CID:
         return await self.inner.save(data, codec)
@@ -166,6 +167,12 @@ class VerifyingCAS(ContentAddressedStore):
         for cid, value in zip(names, values, strict=True):
             _verify_value(cid, value)
         return values
+
+    def load_ipld_path(self, root: AnyCID, segments: Sequence[str]) -> list[Block]:
+        blocks = self.inner.load_ipld_path(root, segments)
+        for cid, data in blocks:
+            verify(cid, data)
+        return blocks
 
     def has_many(self, cids: Sequence[AnyCID]) -> list[bool]:
         return self.inner.has_many(cids)

@@ -12,6 +12,7 @@ from hamt_bulk.cas.ipfs.rpc import CommandFailed
 from hamt_bulk.cas.ipfs.server import Server
 from hamt_bulk.cas.ipfs.transport import Answer
 from hamt_bulk.cas.loop import on_loop, run_sync
+from hamt_bulk.cas.url import open_cas
 from hamt_bulk.errors import CASError, InvalidInput
 from hamt_bulk.ipfs.records import BadRecord, Record, key_of, name_of, read_record
 
@@ -27,7 +28,7 @@ class NameNotFound(CASError):
     """Nothing is published under a name, or no longer."""
 
 
-def resolve_name(name: str, cas: ContentAddressedStore) -> CID:
+def resolve_name(name: str, cas: ContentAddressedStore | str) -> CID:
     """
     The root that a name points to: `k51…`, also as `ipns://k51…` or `/ipns/k51…`.
 
@@ -39,12 +40,13 @@ def resolve_name(name: str, cas: ContentAddressedStore) -> CID:
     return run_sync(resolved(_ipfs(cas), key_of(name)))
 
 
-async def resolve_name_async(name: str, cas: ContentAddressedStore) -> CID:
+async def resolve_name_async(name: str, cas: ContentAddressedStore | str) -> CID:
     """As `resolve_name`, for callers on an event loop."""
     return await on_loop(resolved(_ipfs(cas), key_of(name)))
 
 
-def _ipfs(cas: ContentAddressedStore) -> IPFSReader:
+def _ipfs(given: ContentAddressedStore | str) -> IPFSReader:
+    cas = open_cas(given)
     if not isinstance(cas, IPFSReader):
         raise InvalidInput(f"{cas!r} knows no names: give a KuboCAS or a GatewayCAS")
     return cas

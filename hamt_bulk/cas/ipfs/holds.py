@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 
 from hamt_bulk.block import RAW, Block, identify, text, to_bytes
-from hamt_bulk.cas.ipfs.imports import import_pinned
+from hamt_bulk.cas.ipfs.imports import import_held
 from hamt_bulk.cas.ipfs.pins import pins, unpin
 from hamt_bulk.cas.ipfs.rpc import LONG_SECONDS, Rpc
 from hamt_bulk.errors import BlockNotFound, InvalidInput
@@ -51,7 +51,7 @@ class Hold:
         data = text(link_list).encode()
         file = Block(identify(data, RAW, self.hasher), data)
         # Not by `add`, which has a name for its pin, but leaves another without one where a collection waits for it.
-        await import_pinned(rpc, file)
+        await import_held(rpc, file, {})
         options = [("arg", text(file.cid)), ("name", HOLD_PREFIX + self.token)]
         await rpc.command("pin/add", options, seconds=LONG_SECONDS)
 

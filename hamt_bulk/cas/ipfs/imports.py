@@ -31,18 +31,12 @@ PIN_SECONDS = 60
 """What pinning a link list may take. On the network Kubo would wait for ever for a block that it lacks."""
 
 
-async def import_pinned(rpc: Rpc, block: Block) -> None:
-    """Sends one block, and pins it as it arrives."""
-    await _sent(rpc, block, {})
-
-
 async def import_held(rpc: Rpc, held: Block, blocks: Mapping[bytes, bytes]) -> None:
-    """Sends `blocks` and the link list that holds them, which is pinned as it arrives."""
-    await _sent(rpc, held, blocks)
+    """
+    Sends `blocks`, if any, and a block that holds them, which is pinned as it arrives.
 
-
-async def _sent(rpc: Rpc, held: Block, blocks: Mapping[bytes, bytes]) -> None:
-    """By `dag/import`; where that is not allowed, by `block/put`."""
+    By `dag/import`; where that is not allowed, by `block/put`.
+    """
     try:
         await _import(rpc, held, blocks)
     except CommandFailed as error:

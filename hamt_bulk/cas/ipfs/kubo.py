@@ -141,7 +141,10 @@ class KuboCAS(KuboDaemon):
         """As a build with this hold has it; `None`: not for a build."""
         self._is_build = hold is not None
         self._hold = hold or Hold.new(self.hasher, for_ever=self.pin_on_add)
-        self._rest, self._is_watched = Rest(self._access, self._hold), False
+        self._rest = Rest(self._access, self._hold)
+        if hold is None:
+            self._finalizer = weakref.finalize(self, leave, self._rest)
+            self._finalizer.atexit = False
         self._implicit: SharedWriter | None = None
         self._lock = Lock()
         _living.add(self)
@@ -189,9 +192,6 @@ class KuboCAS(KuboDaemon):
     # Writing.
 
     def writer(self) -> Writer:
-        if not self._is_build and not self._is_watched:
-            self._is_watched = True
-            weakref.finalize(self, leave, self._rest).atexit = False
         packs = self._packs()
         spool = None if packs is None else packs.writer()
         return KuboWriter(self._access, self.hasher, self.leaf_bytes, spool, self._hold)
@@ -220,7 +220,6 @@ class KuboCAS(KuboDaemon):
         self.flush()  # a build may link what was saved
         build = copy.copy(self)
         build._begin(Hold.new(self.hasher, for_ever=self.pin_on_add))
-        build._is_build = True
         return build
 
     def secure(self, root: bytes, name: str | None, base: bytes | None) -> None:
@@ -346,7 +345,9 @@ def _again(
     cas = kind.__new__(kind)
     IPFSReader.__init__(cas, hasher, access)
     cas.leaf_bytes, cas.pin_on_add, cas._spool = leaf_bytes, pin_on_add, spool
-    cas._begin(hold)
+    cas._begin(None)
+    if hold is not None:
+        cas._begin(hold)
     return cas
 
 
@@ -356,6 +357,7 @@ _living: "weakref.WeakSet[KuboCAS]" = weakref.WeakSet()
 def _after_fork() -> None:
     """A forked child starts afresh: the locks may be held by threads, and what waits is its parent's."""
     for cas in list(_living):
+        cas._finalizer.detach()  # what the parent has left to do is the parent's, and so is its hold
         cas._begin(cas._hold if cas._is_build else None)
 
 

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from hamt_bulk.block import DAG_CBOR, Block, identify, text, to_bytes
-from hamt_bulk.car import cbor_links, header_v1, section_head
+from hamt_bulk.car import cbor_links
+from hamt_bulk.cas.ipfs.imports import import_held
 from hamt_bulk.cas.ipfs.rpc import CommandFailed, Rpc, absent, missing_in
 from hamt_bulk.errors import CASError
 
@@ -88,10 +89,7 @@ async def pin(rpc: Rpc, root: bytes, name: str) -> None:
         return
     data = cbor_links([root])
     hold = Block(identify(data, DAG_CBOR), data)
-    car = [header_v1([hold.cid]), section_head(hold.cid, len(data)), data]
-    lines = await rpc.lines("dag/import", [("pin-roots", "true")], files=[car], seconds=WALK_SECONDS)
-    if any(line.get("Root", {}).get("PinErrorMsg") for line in lines):
-        raise rpc.server.failure(f"{text(root)} could not be held for another name: {lines}")
+    await import_held(rpc, hold, {})
     try:
         await _add(rpc, root, name)
     except CASError as error:
@@ -111,12 +109,12 @@ async def _add(rpc: Rpc, root: bytes, name: str) -> None:
         raise
 
 
-async def update(rpc: Rpc, old: bytes, new: bytes, *, unpin_old: bool = True) -> None:
-    """Pins `new` under the name of `old`, and walks only what differs."""
+async def update(rpc: Rpc, old: bytes, new: bytes) -> None:
+    """Moves a pin, with its name, from `old` to `new`, and walks only what differs."""
     options = [
         ("arg", text(old)),
         ("arg", text(new)),
-        ("unpin", str(unpin_old).lower()),
+        ("unpin", "true"),
         ("timeout", f"{UPDATE_SECONDS}s"),
     ]
     try:
@@ -160,11 +158,11 @@ async def secure(rpc: Rpc, root: bytes, name: str | None, base: bytes | None) ->
         )
         return
     moves = base is not None and base != root and await pin_name(rpc, base) == name
-    if not moves:
-        await pin(rpc, root, name)
-        return
-    assert base is not None
-    if found is None:
+    if base is None or not moves:
+        if found is None:
+            await complete(rpc, root)
+            await _add(rpc, root, name)
+    elif found is None:
         await update(rpc, base, root)
     else:
         await unpin(rpc, [base])

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import xarray as xr
 from dask._expr import LLGExpr
 from distributed.protocol.serialize import serialize, to_serialize
@@ -33,7 +34,7 @@ from hamt_bulk.dask.stages import index_windows, part_count, part_ranges
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import Manifest, blake3_hashfn
 from hamt_bulk.xarray.plan import ZarrOptions, plan
-from hamt_bulk.xarray.write import write_stage
+from hamt_bulk.xarray.write import WriteStage
 from hamt_bulk.zarr.recording import RecordingStore
 
 LIMIT = 1.5
@@ -117,7 +118,9 @@ def drive(dataset: xr.Dataset) -> Driven:
             consolidated=None,
         )
         sources = plan(dataset, record_store, options, lambda key, value: None)
-        stage = write_stage(target, sources, record_store, WORKERS)
+        count = sum(source.array.npartitions for source in sources)
+        nothing = np.zeros(count, bool)
+        stage = WriteStage(target, sources, record_store, WORKERS, nothing, lambda blocks, manifest: None)
     manifests: list[Manifest] = []
     blocks = 0
     while True:

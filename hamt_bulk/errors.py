@@ -10,6 +10,8 @@ Every error this package raises, split by what the caller would do next.
     ├── Conflict          (ValueError)    two writers gave one key different values
     ├── ReadOnly          (PermissionError)
     ├── NotPortable       (TypeError)     this object cannot go to another process, and what to use instead
+    ├── JournalMismatch   (ValueError)    this journal belongs to another build
+    ├── WorkersDied       (RuntimeError)  every worker that tried this piece of work died
     ├── VersionMismatch                   a worker runs another hamt_bulk, zarr or codec
     ├── DepthExceeded                     more keys share a whole hash than a bucket holds
     └── CASError          (OSError)       the outside failed; it may work later: the only one that is retried
@@ -56,6 +58,14 @@ class ReadOnly(HamtError, PermissionError):
 
 class NotPortable(HamtError, TypeError):
     """This object cannot go to another process; the message says what to use instead."""
+
+
+class JournalMismatch(HamtError, ValueError):
+    """This journal belongs to another build; the message says what differs."""
+
+
+class WorkersDied(HamtError, RuntimeError):
+    """Every worker that tried this piece of work died: short of memory, or by a crash in native code."""
 
 
 class VersionMismatch(HamtError):

@@ -12,7 +12,7 @@ class BuildProgress:
     """
     How far one stage of a build is.
 
-    stage   "write" (Dask blocks read, encoded and stored), "index" (parts of the tree), "check" (subtrees),
+    stage   "resume" (batches that an earlier call finished), "write" (Dask blocks read, encoded and stored), "index" (parts of the tree), "check" (subtrees),
             "copy" (nodes whose values are copied), or "nodes" (nodes that are copied themselves)
     done    Dask blocks, parts, subtrees or nodes that are finished
     total   and how many there are; in "copy" those that are known so far, which grow from level to level
@@ -58,6 +58,7 @@ class _Silent:
 
 
 _TITLES = {
+    "resume": "looking at what was finished",
     "write": "writing Dask blocks",
     "index": "building the tree",
     "check": "checking subtrees",

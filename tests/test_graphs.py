@@ -60,7 +60,9 @@ def test_batches_compute_what_dask_computes(arrays, window_blocks, monkeypatch):
     expected = [array.compute(scheduler="synchronous") for array in arrays]
     found = [np.full_like(array, -1) for array in expected]
     graphs = BatchGraphs(arrays)
-    for window in graphs.windows(batches_of(arrays, 2), 2):
+    for window in graphs.windows(
+        batches_of(arrays, 2, np.zeros(sum(array.npartitions for array in arrays), bool)), 2
+    ):
         subgraphs, outer = graphs.cut(window)
         for batch, subgraph in zip(window, subgraphs, strict=True):
             outside = dict(zip(subgraph.outside, dask.get(outer, subgraph.outside), strict=True))
@@ -73,7 +75,9 @@ def test_batches_compute_what_dask_computes(arrays, window_blocks, monkeypatch):
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), max_size=3), st.integers(1, 9))
 def test_every_dask_block_is_in_one_batch_of_one_window(chunks, workers):
     array = da.zeros([sum(sizes) for sizes in chunks], chunks=[tuple(sizes) for sizes in chunks])
-    windows = list(windows_of(batches_of([array, array], workers), workers, 7))
+    windows = list(
+        windows_of(batches_of([array, array], workers, np.zeros(2 * array.npartitions, bool)), workers, 7)
+    )
     blocks = [block for window in windows for batch in window for block in batch]
     assert blocks == list(blocks_of([array, array]))
     assert [block.index for block in blocks] == [*np.ndindex(array.numblocks)] * 2

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import islice
 from operator import index
+from pathlib import Path
 from typing import Self
 
 from multiformats import CID
@@ -137,6 +138,11 @@ class ContentAddressedStore(ABC):
 
     def abandon(self) -> None:
         """Called instead when a build has failed."""
+
+    @property
+    def journals(self) -> Path | None:
+        """The folder for the journals of builds into this store, where it has one."""
+        return None
 
     def refuse_other_processes(self) -> None:
         """Raises `NotPortable` when the store can only be used in this process."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from hamt_bulk.block import Block, Data, text
 from hamt_bulk.car import HEADER_V2_BYTES, MAX_SECTION_BYTES, header_v1, header_v2, section_head
 from hamt_bulk.car_index import encode_index
-from hamt_bulk.cas.files import outside, sync_folder, write_all
+from hamt_bulk.cas.files import outside, place_durably, write_all
 from hamt_bulk.cas.packfile import BUFFER_BYTES, temporary_name
 from hamt_bulk.cas.sections import Sections
 from hamt_bulk.cas.writer import Receipt, Writer, as_bytes
@@ -111,14 +111,9 @@ class CarFile(Writer):
     def _place(self) -> None:
         """Gives the file its name. A rename would take it from a file that came in the meantime."""
         try:
-            os.link(self._temporary, self.path)
+            place_durably(self._temporary, self.path)
         except FileExistsError:
             raise InvalidInput(f"{self.path} is there by now: choose another name") from None
-        except OSError:  # a file system without links
-            if os.path.lexists(self.path):
-                raise InvalidInput(f"{self.path} is there by now: choose another name") from None
-            os.replace(self._temporary, self.path)
-        sync_folder(self.path.parent)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -83,17 +83,43 @@ def _after(views: Sequence[Data], written: int) -> list[Data]:
     return []
 
 
-def write_durably(temporary: Path, final: Path, parts: Sequence[Data]) -> None:
-    """Puts a file in place by way of `temporary`, so that it is there whole or not at all."""
+def write_durably(
+    temporary: Path,
+    final: Path,
+    parts: Sequence[Data],
+    place: Callable[[Path, Path], None] | None = None,
+) -> None:
+    """
+    Puts a file in place by way of `temporary`, so that it is there whole or not at all.
+
+    place  `place_durably` where no other file may be replaced
+    """
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         write_all(file, parts)
         os.fsync(file)
-        replace_durably(temporary, final)
+        (place or replace_durably)(temporary, final)
     finally:
         os.close(file)
         with suppress(OSError):
             os.unlink(temporary)
+
+
+def place_durably(temporary: Path, final: Path) -> None:
+    """
+    Gives a file whose bytes are durable another name as well.
+
+    Raises `FileExistsError` when there is a file of that name: a rename would take it from one that came meanwhile.
+    """
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from None
+        os.replace(temporary, final)
+    sync_folder(final.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,25 +1,21 @@
 """What readers put around a content-addressed store: its errors as ours, and every value hashed."""
 
 import asyncio
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
-
-from multiformats import CID
 
 from hamt_bulk import unixfs
 from hamt_bulk.block import DAG_PB, HASH_CODES, AnyCID, Block, Data, parse, text, to_bytes, verify
 from hamt_bulk.cas.base import (
     CodecInput,
     ContentAddressedStore,
-    Receipt,
-    Writer,
     blocks_of,
     refuse_other_answer,
 )
 from hamt_bulk.cas.blocks import BlockCAS, LocalCAS
 from hamt_bulk.cas.loop import run_sync
+from hamt_bulk.cas.wrapping import WrappingCAS
+from hamt_bulk.cas.wrapping import configuration as configuration
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, HamtError, InvalidInput
 
 
@@ -54,18 +50,6 @@ async def save_value(cas: ContentAddressedStore, data: Data, codec: CodecInput =
     expected, _ = await asyncio.to_thread(blocks_of, data, codec, cas.hasher)
     refuse_other_answer(cas, to_bytes(await cas.save(bytes(data), codec)), expected)
     return expected
-
-
-def configuration(cas: ContentAddressedStore) -> tuple[str, str]:
-    """What tells one store's configuration from another's: the same in every process that has the store."""
-    kind = f"{type(cas).__module__}.{type(cas).__qualname__}"
-    tokenize = getattr(cas, "__dask_tokenize__", None)
-    if tokenize is not None:
-        return kind, repr(tokenize())
-    try:
-        return kind, pickle.dumps(cas).hex()
-    except Exception:  # a store that cannot travel, whatever it raises, is equal to itself alone
-        return kind, f"at {id(cas):x}"
 
 
 class Reader:
@@ -127,7 +111,7 @@ class Reader:
         return await asyncio.to_thread(self.sizes, pointers)
 
 
-class VerifyingCAS(ContentAddressedStore):
+class VerifyingCAS(WrappingCAS):
     """
     A store whose values are hashed before they are believed.
 
@@ -136,15 +120,9 @@ class VerifyingCAS(ContentAddressedStore):
     refused with `BlockMismatch`. A range is cut out here, from the whole value. Sizes are believed.
     """
 
-    verifies = True
-
     def __init__(self, inner: ContentAddressedStore) -> None:
-        self.inner = inner
-        self.hasher = inner.hasher
-        self.loads_paths = inner.loads_paths
-
-    async def save(self, data: bytes, codec: CodecInput) -> CID:
-        return await self.inner.save(data, codec)
+        super().__init__(inner)
+        self.verifies = True
 
     async def load(
         self, id: AnyCID, offset: int | None = None, length: int | None = None, suffix: int | None = None
@@ -173,57 +151,6 @@ class VerifyingCAS(ContentAddressedStore):
         for cid, data in blocks:
             verify(cid, data)
         return blocks
-
-    def has_many(self, cids: Sequence[AnyCID]) -> list[bool]:
-        return self.inner.has_many(cids)
-
-    def size_many(self, cids: Sequence[AnyCID]) -> list[int]:
-        return self.inner.size_many(cids)
-
-    def writer(self) -> Writer:
-        return self.inner.writer()
-
-    def flush(self) -> Receipt:
-        return self.inner.flush()
-
-    def begin(self) -> Self:
-        return type(self)(self.inner.begin())
-
-    def check_pin(self, name: str | None) -> None:
-        self.inner.check_pin(name)
-
-    def secure(self, root: bytes, name: str | None, base: bytes | None) -> None:
-        self.inner.secure(root, name, base)
-
-    def finish(self) -> None:
-        self.inner.finish()
-
-    def abandon(self) -> None:
-        self.inner.abandon()
-
-    def refuse_other_processes(self) -> None:
-        self.inner.refuse_other_processes()
-
-    def announce(self) -> str:
-        return self.inner.announce()
-
-    def preflight(self, token: str) -> None:
-        self.inner.preflight(token)
-
-    def retract(self, token: str) -> None:
-        self.inner.retract(token)
-
-    def close(self) -> None:
-        self.inner.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.inner,)
-
-    def __dask_tokenize__(self) -> tuple[str, tuple[str, str]]:
-        return type(self).__qualname__, configuration(self.inner)
-
-    def __repr__(self) -> str:
-        return f"VerifyingCAS({self.inner!r})"
 
 
 def _verify_value(cid: bytes, value: Data) -> None:

@@ -1,5 +1,6 @@
 """What all commands share: where output goes, how errors end, and the store and root of a call."""
 
+import logging
 import os
 import re
 import sys
@@ -111,6 +112,9 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             for message in HARMLESS:
                 warnings.filterwarnings("ignore", message)
             warnings.showwarning = _show_warning
+            log = logging.getLogger("hamt_bulk")
+            log.handlers = [_Telling(logging.INFO)]
+            log.setLevel(logging.INFO)
             try:
                 function(*arguments, **named)
                 sys.stdout.flush()
@@ -118,8 +122,9 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 # Whatever Python still has to say goes nowhere, else it complains at its end.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(BROKEN_PIPE) from None
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
                 say("interrupted: no root was made; what was finished stays in the store", "yellow")
+                _say_notes(error)
                 raise typer.Exit(INTERRUPTED) from None
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
@@ -127,9 +132,22 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 if options.traceback:
                     raise
                 say(f"error: {_line(error)}", "red")
+                _say_notes(error)
                 raise typer.Exit(1) from None
 
     return run
+
+
+def _say_notes(error: BaseException) -> None:
+    for note in getattr(error, "__notes__", ()):
+        say(f"  {note}", "yellow")
+
+
+class _Telling(logging.Handler):
+    """What the package has to say of itself, to people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def _line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,6 +52,24 @@ PinOption = Annotated[
         "has the name moves.",
     ),
 ]
+JournalPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--journal",
+        metavar="FILE",
+        help="Where finished batches are noted. Default: among the journals of the store. It is removed when the root is "
+        "there.",
+    ),
+]
+ResumeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--anew",
+        help="--resume: there has to be something to go on with; --anew: begin from nothing. Default: go on where an "
+        "earlier call of the same ended, if one did.",
+        show_default=False,
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -78,8 +97,14 @@ def ingest(
         typer.Option(metavar="JSON", help='xarray\'s encoding, as in {"t2m": {"dtype": "float32"}}.'),
     ] = None,
     pin: PinOption = None,
+    journal: JournalPath = None,
+    resume: ResumeOption = None,
 ) -> None:
-    """Store datasets, and print the root that names them."""
+    """
+    Store datasets, and print the root that names them.
+
+    Whatever ends it too early, a call with the same arguments goes on from there.
+    """
     _refuse_both(scheduler, workers, threads)
     target = store(cas)
     sizes, encodings = parse_chunks(chunks), parse_encoding(encoding)
@@ -94,7 +119,14 @@ def ingest(
     with running_on(workers, threads, scheduler) as where:
         say(f"on         {where}")
         root = to_hamt(
-            source.ds, target, group=group, encoding=encodings, zarr_format=source.zarr_format, pin=pin
+            source.ds,
+            target,
+            group=group,
+            encoding=encodings,
+            zarr_format=source.zarr_format,
+            pin=pin,
+            journal=journal or True,
+            resume=resume,
         )
     _tell(root, started, url_of(target, cas), group)
 
@@ -117,6 +149,8 @@ def append(
     threads: ThreadsOption = None,
     scheduler: SchedulerOption = None,
     pin: PinOption = None,
+    journal: JournalPath = None,
+    resume: ResumeOption = None,
 ) -> None:
     """
     Append datasets to a root, and print the new one. The old one stays as it was.
@@ -137,7 +171,17 @@ def append(
     say(f"appended   {source.ds.sizes[dim]} along {dim}")
     with running_on(None if scheduler else workers, threads, scheduler) as where:
         say(f"on         {where}")
-        new = to_hamt(source.ds, target, base=base, group=group, append_dim=dim, align_chunks=True, pin=pin)
+        new = to_hamt(
+            source.ds,
+            target,
+            base=base,
+            group=group,
+            append_dim=dim,
+            align_chunks=True,
+            pin=pin,
+            journal=journal or True,
+            resume=resume,
+        )
     _tell(new, started, url_of(target, cas), group)
 
 

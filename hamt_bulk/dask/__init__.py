@@ -20,7 +20,7 @@ from hamt_bulk.dask.runner import Stage, Window, run, runner_here
 from hamt_bulk.dask.stages import fresh, task, tree_stages
 from hamt_bulk.errors import InvalidInput
 from hamt_bulk.layout import BUCKET_SIZE
-from hamt_bulk.manifest import HashFn, Manifest, blake3_hashfn
+from hamt_bulk.manifest import HashFn, blake3_hashfn
 from hamt_bulk.progress import ProgressOption, progress_of
 
 __all__ = ["build"]
@@ -63,7 +63,7 @@ def build(
     write = Stage("write", len(pieces), windows)
     root = None if base is None else to_bytes(base)
     tree = Base.of(target, root)
-    stages = tree_stages(target, write, Manifest.empty(), tree, runner.workers)
+    stages = tree_stages(target, write, [], tree, runner.workers)
     return concluded(target, root, lambda: run(stages, runner, target.cas, progress_of(progress)))
 
 

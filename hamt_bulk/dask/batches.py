@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import dask.array as da
 import numpy as np
+from numpy.typing import NDArray
 
 Index: TypeAlias = tuple[int, ...]
 
@@ -38,8 +39,9 @@ WINDOW_BLOCKS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class DaskBlock:
-    """One Dask block of one of the arrays of a build."""
+    """One Dask block of one of the arrays of a build. `number`: among those of all arrays."""
 
+    number: int
     source: int
     index: Index
     slices: tuple[slice, ...]
@@ -48,7 +50,8 @@ class DaskBlock:
 
 def blocks_of(sources: Sequence[da.Array]) -> Iterator[DaskBlock]:
     """The Dask blocks of all arrays, in the order in which their chunks lie in the arrays."""
-    for number, source in enumerate(sources):
+    count = 0
+    for place, source in enumerate(sources):
         itemsize = source.dtype.itemsize
         # Arrays, since an axis may have millions of blocks.
         ends = [np.cumsum(sizes) for sizes in source.chunks]
@@ -56,11 +59,16 @@ def blocks_of(sources: Sequence[da.Array]) -> Iterator[DaskBlock]:
             sizes = [axis[at] for axis, at in zip(source.chunks, index, strict=True)]
             stops = [int(axis[at]) for axis, at in zip(ends, index, strict=True)]
             slices = tuple(slice(stop - size, stop) for stop, size in zip(stops, sizes, strict=True))
-            yield DaskBlock(number, index, slices, math.prod(sizes) * itemsize)
+            yield DaskBlock(count, place, index, slices, math.prod(sizes) * itemsize)
+            count += 1
 
 
-def batches_of(sources: Sequence[da.Array], workers: int) -> Iterator[list[DaskBlock]]:
-    """The Dask blocks in batches for so many worker threads: large, but enough of them for all."""
+def batches_of(
+    sources: Sequence[da.Array], workers: int, finished: NDArray[np.bool_]
+) -> Iterator[list[DaskBlock]]:
+    """
+    The Dask blocks that are not `finished`, in batches for so many worker threads: large, but enough of them for all.
+    """
     total = sum(int(source.nbytes) for source in sources)
     limit = _share(total, workers, BATCH_BYTES, SMALL_BATCH_BYTES)
     count = sum(source.npartitions for source in sources)
@@ -69,6 +77,8 @@ def batches_of(sources: Sequence[da.Array], workers: int) -> Iterator[list[DaskB
     batch: list[DaskBlock] = []
     size = 0
     for block in blocks_of(sources):
+        if finished[block.number]:
+            continue
         if batch and (size + block.nbytes > limit or len(batch) == most):
             yield batch
             batch, size = [], 0

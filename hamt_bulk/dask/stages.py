@@ -11,7 +11,7 @@ from dask._task_spec import List, Task, TaskRef
 from hamt_bulk.block import to_cid
 from hamt_bulk.bulk import Base, Target, conclude, index_part, write_root
 from hamt_bulk.dask.layers import Key
-from hamt_bulk.dask.runner import Stage, Stages, Window
+from hamt_bulk.dask.stage import Stage, Stages, Window
 from hamt_bulk.dask.workers import require_versions, versions
 from hamt_bulk.layout import WIDTH, Slot
 from hamt_bulk.manifest import Manifest
@@ -46,16 +46,16 @@ def _checked(call: Callable[..., Any], expected: dict[str, str], *arguments: Any
 
 
 def tree_stages(
-    target: Target, write: Stage, driver_edits: Manifest, base: Base, workers: int
+    target: Target, write: Stage, saved: Sequence[Manifest], base: Base, workers: int
 ) -> Stages[bytes]:
     """
     All stages of a build: `write` gives manifests, parts of them are indexed, the root is assembled.
 
-    driver_edits  of what the driver saved itself
-    workers       how many threads the index stage is cut for
+    saved    of what the driver saved itself, or an earlier call
+    workers  how many threads the index stage is cut for
     """
     manifests: list[Manifest] = yield write
-    manifests.append(driver_edits)
+    manifests += saved
     count = len(base.cleared) + sum(map(len, manifests))
     ranges = part_ranges(part_count(count))
     changed = yield Stage("index", len(ranges), index_windows(target, base, manifests, ranges, workers))
@@ -100,7 +100,7 @@ def _parts(manifests: Sequence[Manifest], first: int, last: int) -> list[Manifes
 
 
 def whole_graph(
-    target: Target, write: Stage, driver_edits: Manifest, base: Base
+    target: Target, write: Stage, saved: Sequence[Manifest], base: Base
 ) -> tuple[dict[Key, Any], Key]:
     """One graph of all stages and the key of the root, for `compute=False`."""
     graph: dict[Key, Any] = {}
@@ -114,7 +114,7 @@ def whole_graph(
         key = (name, number)
         manifests = List(*map(TaskRef, results))
         own = base.part(first, last)
-        graph[key] = task(key, _index_of_all, target, own, first, last, [driver_edits], manifests)
+        graph[key] = task(key, _index_of_all, target, own, first, last, list(saved), manifests)
         parts.append(key)
     root = fresh("hamt-root")
     graph[root] = task(root, _root_of_all, target, base, List(*map(TaskRef, parts)))

@@ -2,8 +2,9 @@
 
 import asyncio
 import warnings
-from collections.abc import Container, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, overload
 
 from dask.delayed import Delayed
@@ -15,13 +16,16 @@ from hamt_bulk.bulk import Base, Target, abandon, conclude, concluded
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.dask.runner import ClientRunner, Stage, Stages, client_here, run, run_async, runner_here
 from hamt_bulk.dask.stages import tree_stages, whole_graph
+from hamt_bulk.dask.workers import versions
 from hamt_bulk.errors import Conflict, InvalidInput
+from hamt_bulk.journal import JournalOption, Resuming
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import TOMBSTONE, Manifest, blake3_hashfn
 from hamt_bulk.nodes import Tree
-from hamt_bulk.progress import ProgressOption, progress_of
+from hamt_bulk.progress import Progress, ProgressOption, progress_of
+from hamt_bulk.xarray.identity import identity, source_names
 from hamt_bulk.xarray.plan import Region, Source, XarrayObject, ZarrMode, ZarrOptions, explained, plan
-from hamt_bulk.xarray.write import write_stage
+from hamt_bulk.xarray.write import WriteStage
 from hamt_bulk.zarr import ZarrHAMTStore
 from hamt_bulk.zarr.recording import RecordingStore, named_in
 
@@ -43,6 +47,8 @@ def to_hamt(
     zarr_format: int | None = ...,
     consolidated: bool | None = ...,
     pin: str | None = ...,
+    journal: JournalOption = ...,
+    resume: bool | None = ...,
     progress: ProgressOption = ...,
     max_bucket_size: int = ...,
     compute: Literal[True] = ...,
@@ -64,6 +70,8 @@ def to_hamt(
     zarr_format: int | None = ...,
     consolidated: bool | None = ...,
     pin: str | None = ...,
+    journal: JournalOption = ...,
+    resume: bool | None = ...,
     progress: ProgressOption = ...,
     max_bucket_size: int = ...,
     compute: Literal[False],
@@ -84,6 +92,8 @@ def to_hamt(
     zarr_format: int | None = None,
     consolidated: bool | None = None,
     pin: str | None = None,
+    journal: JournalOption = None,
+    resume: bool | None = None,
     progress: ProgressOption = None,
     max_bucket_size: int = BUCKET_SIZE,
     compute: bool = True,
@@ -104,13 +114,19 @@ def to_hamt(
                      the base's cannot hold is refused, where `to_zarr` would cut it off
     pin              a name: the store pins the root under it, where it needs that (a KuboCAS does). When the base is
                      pinned under the same name, the pin moves
+    journal          where finished batches are noted, so that the same call goes on where this one ended, whatever
+                     ended it: `True` (among the store's own journals), or the path of a file. It is removed when
+                     the root is there. It knows the build by metadata, codecs, coordinates, grid and base, not by
+                     the data in Dask arrays: of those whose names have changed it warns
+    resume           `True`: there has to be a journal of this build; `False`: begin anew, whatever it says
     progress         a bar on a terminal or in a notebook; `False`: none; or a function of `BuildProgress`
     max_bucket_size  entries of a tree's bucket; another one gives another root. That of the base, if there is one
     compute          `False`: metadata is written now, and a `Delayed` of the root returned, one graph
 
     Raises `InvalidInput` for what xarray or zarr refuse and for Dask chunks that share Zarr chunks,
-    `VersionMismatch` or `CASError` when a worker is not fit for the build: all before any work. With an
-    asynchronous Client call `to_hamt_async`.
+    `VersionMismatch` or `CASError` when a worker is not fit for the build, `JournalMismatch` for the journal of another
+    build: all before any work. `WorkersDied` names the chunks that kill every worker, after all others were finished.
+    With an asynchronous Client call `to_hamt_async`.
     """
     target = Target.of(cas, max_bucket_size, blake3_hashfn, pin)
     options = ZarrOptions(
@@ -127,12 +143,21 @@ def to_hamt(
     )
     root = _root_of(base, options)
     runner = runner_here("call `await hamt_bulk.xarray.to_hamt_async(…)`")
-    if compute:
-        stages = _stages(ds, target, root, options, runner.workers)
-        return concluded(target, root, lambda: run(stages, runner, target.cas, progress_of(progress)))
+    with Resuming(journal, resume, target.cas) as resuming:
+        show = progress_of(progress)
+        plan = partial(_plan, ds, target, root, options, resuming, runner.workers, show)
+        if compute:
+            stages = _stages(target, plan, runner.workers)
+            made = concluded(target, root, lambda: run(stages, runner, target.cas, show))
+            resuming.complete()
+            return made
+    if journal is not None and journal is not False:
+        raise InvalidInput(
+            "a journal is for compute=True: with compute=False Dask runs the graph, and nobody notes it"
+        )
     runner.check(target.cas)
     try:
-        planned = _plan(ds, target, root, options, runner.workers)
+        planned = plan()
     except BaseException as error:
         abandon(target.cas, error)
         raise
@@ -156,6 +181,8 @@ async def to_hamt_async(
     zarr_format: int | None = None,
     consolidated: bool | None = None,
     pin: str | None = None,
+    journal: JournalOption = None,
+    resume: bool | None = None,
     progress: ProgressOption = None,
     max_bucket_size: int = BUCKET_SIZE,
 ) -> CID:
@@ -181,13 +208,17 @@ async def to_hamt_async(
         consolidated,
     )
     root = _root_of(base, options)
-    stages = _stages(ds, target, root, options, ClientRunner(client).workers)
-    try:
-        new = await run_async(stages, client, target.cas, progress_of(progress))
-    except BaseException as error:
-        await asyncio.shield(asyncio.to_thread(abandon, target.cas, error))
-        raise
-    await asyncio.to_thread(conclude, target, new, root)
+    workers = ClientRunner(client).workers
+    with Resuming(journal, resume, target.cas) as resuming:
+        show = progress_of(progress)
+        stages = _stages(target, partial(_plan, ds, target, root, options, resuming, workers, show), workers)
+        try:
+            new = await run_async(stages, client, target.cas, show)
+        except BaseException as error:
+            await asyncio.shield(asyncio.to_thread(abandon, target.cas, error))
+            raise
+        await asyncio.to_thread(conclude, target, new, root)
+        await asyncio.to_thread(resuming.complete)
     return to_cid(new)
 
 
@@ -211,27 +242,33 @@ class _Plan:
 
     sources  the Dask arrays that are to be written
     write    the stage that does it
-    edits    of what was saved
+    edits    of what was saved, now or by calls before this one
     base     the tree that changes
     """
 
     sources: Sequence[Source]
     write: Stage
-    edits: Manifest
+    edits: Sequence[Manifest]
     base: Base
 
 
-def _stages(
-    ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOptions, workers: int
-) -> Stages[bytes]:
-    planned = _plan(ds, target, root, options, workers)
+def _stages(target: Target, plan: Callable[[], _Plan], workers: int) -> Stages[bytes]:
+    planned = plan()
     try:
         return (yield from tree_stages(target, planned.write, planned.edits, planned.base, workers))
     except Conflict as error:
         raise explained(error, planned.sources) from error
 
 
-def _plan(ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOptions, workers: int) -> _Plan:
+def _plan(
+    ds: XarrayObject,
+    target: Target,
+    root: bytes | None,
+    options: ZarrOptions,
+    resuming: Resuming,
+    workers: int,
+    show: Progress,
+) -> _Plan:
     base = Base.of(target, root)
     store = None if root is None else ZarrHAMTStore.open(root, target.cas)
     record = RecordingStore(store)
@@ -252,8 +289,12 @@ def _plan(ds: XarrayObject, target: Target, root: bytes | None, options: ZarrOpt
             _warn_of_old_copy(tree, documents)
         if record.cleared:
             base = _cleared(target, base, tree, record)
-    write = write_stage(target, sources, record, workers)
-    return _Plan(sources, write, Manifest.of(edits, target.hash_fn), base)
+    saved = Manifest.of(edits, target.hash_fn)
+    build = identity(target, root, documents, saved, sources)
+    count = sum(source.array.npartitions for source in sources)
+    finished = resuming.begin(build, versions(), source_names(sources), count, target.hash_fn, show)
+    write = WriteStage(target, sources, record, workers, finished.blocks, resuming.add)
+    return _Plan(sources, write, [saved, *finished.manifests], base)
 
 
 def _warn_of_old_copy(base: Tree, written: Container[str]) -> None:

@@ -1,20 +1,24 @@
 """The write stage: batches of Dask blocks, encoded by zarr and saved."""
 
+import math
 import pickle
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
+import dask.array as da
 import numpy as np
 from dask._task_spec import List, TaskRef
+from numpy.typing import NDArray
 
 from hamt_bulk.bulk import Target
 from hamt_bulk.dask.batches import DaskBlock, batches_of
 from hamt_bulk.dask.graphs import BatchGraphs, Subgraph
+from hamt_bulk.dask.halt import Halt, halt_of
 from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.parcel import Parcel, SealedParcel
-from hamt_bulk.dask.runner import Stage, Window
+from hamt_bulk.dask.stage import Stage, Window
 from hamt_bulk.dask.stages import fresh, task
 from hamt_bulk.manifest import TOMBSTONE, Manifest
 from hamt_bulk.xarray.plan import Source, ZarrArray
@@ -32,8 +36,19 @@ Work: TypeAlias = tuple[list[Step], Subgraph]
 """The tasks that lead to a batch, and where their results go."""
 
 
+MAX_PICKLES = 64
+"""Sets of Zarr arrays whose pickled form is kept: batches of one array follow each other."""
+
+MAX_SMALLER = 64
+"""Into so many tasks a batch is cut whose workers died, to find the Dask block that kills them."""
+
+
 def write_batch(
-    target: Target, arrays: bytes, work: Parcel[Work] | SealedParcel, outside: Sequence[Any]
+    target: Target,
+    arrays: bytes,
+    work: Parcel[Work] | SealedParcel,
+    outside: Sequence[Any],
+    halt: Halt,
 ) -> Manifest:
     """
     The edits of a batch: computes its Dask blocks one at a time, and saves their chunks, durably.
@@ -46,57 +61,130 @@ def write_batch(
     edits: list[tuple[str, bytes]] = []
     blocks = subgraph.results(dict(zip(subgraph.outside, outside, strict=True)))
     with target.cas.writer() as writer:
-        for step, block in zip(steps, blocks, strict=True):
-            if block is None or np.size(block) == 0:
-                continue
-            # zarr encodes on its one loop thread and calls `set` there, which only records. Saving is for
-            # this thread: a store that blocked in `set` would stop every other task of the process.
-            targets[step.array][step.region] = block
+        for step in steps:
+            halt.heed()
+            try:
+                block = next(blocks)
+                if block is None or np.size(block) == 0:
+                    continue
+                # zarr encodes on its one loop thread and calls `set` there, which only records. Saving is for
+                # this thread: a store that blocked in `set` would stop every other task of the process.
+                targets[step.array][step.region] = block
+            except Exception as error:
+                error.add_note(f"in {_where(targets[step.array], step.region)}")
+                raise
             for key, value in store.take_chunks():
                 edits.append((key, TOMBSTONE if value is None else writer.save(value)))
         writer.flush()
     return Manifest.of(edits, target.hash_fn)
 
 
-def write_stage(target: Target, sources: Sequence[Source], store: RecordingStore, workers: int) -> Stage:
-    """The write stage for `sources`, cut for so many worker threads."""
-    total = sum(source.array.npartitions for source in sources)
-    return Stage("write", total, _windows(target, sources, store, workers))
+class WriteStage(Stage):
+    """
+    The write stage for `sources`, cut for so many worker threads.
 
+    store     what the targets of the sources write to
+    finished  whether each Dask block is
+    note      called with the numbers of the Dask blocks of each batch, and what became of them
+    """
 
-def _windows(
-    target: Target, sources: Sequence[Source], store: RecordingStore, workers: int
-) -> Iterator[Window]:
-    if not sources:
-        return
-    arrays = [source.array for source in sources]
-    graphs = BatchGraphs(arrays)
-    name = fresh("hamt-write")
-    number = 0
+    def __init__(
+        self,
+        target: Target,
+        sources: Sequence[Source],
+        store: RecordingStore,
+        workers: int,
+        finished: NDArray[np.bool_],
+        note: Callable[[Sequence[int], Manifest], None],
+    ) -> None:
+        super().__init__("write", len(finished), self._windows(workers), int(finished.sum()))
+        self._target = target
+        self._sources = sources
+        self._store = store
+        self._finished = finished
+        self._note = note
+        self._name = fresh("hamt-write")
+        self._halt = halt_of(self._name)
+        self._batches: dict[Key, list[DaskBlock]] = {}
+        self._count = 0
+        self._pickles: dict[tuple[int, ...], bytes] = {}
 
-    @lru_cache(64)
-    def pickled(used: tuple[int, ...]) -> bytes:
-        targets: list[ZarrArray] = [sources[at].target for at in used]
-        data: bytes = cloudpickle.dumps((store, targets), protocol=5)
-        return data
+    def finished(self, key: Key, result: Any) -> None:
+        self._note([block.number for block in self._batches.pop(key)], result)
 
-    for window in graphs.windows(batches_of(arrays, workers), workers):
-        subgraphs, graph = graphs.cut(window)
+    def again(self, key: Key, *, smaller: bool) -> Window | None:
+        batch = self._batches[key]
+        if not smaller:
+            return self._window([self._batches.pop(key)])
+        if len(batch) == 1:
+            return None
+        size = math.ceil(len(batch) / MAX_SMALLER)
+        return self._window([batch[at : at + size] for at in range(0, len(self._batches.pop(key)), size)])
+
+    def describe(self, key: Key) -> str:
+        first, *others = self._batches[key]
+        source = self._sources[first.source]
+        where = _where(source.target, _region(first, source))
+        return f"{where} and {len(others)} other Dask blocks" if others else where
+
+    def halt(self) -> None:
+        self._halt.give()
+
+    def _windows(self, workers: int) -> Iterator[Window]:
+        if self._sources:
+            batches = batches_of(self._arrays, workers, self._finished)
+            for window in self._graphs.windows(batches, workers):
+                yield self._window(window)
+
+    @cached_property
+    def _arrays(self) -> list[da.Array]:
+        return [source.array for source in self._sources]
+
+    @cached_property
+    def _graphs(self) -> BatchGraphs:
+        return BatchGraphs(self._arrays)
+
+    def _window(self, batches: Sequence[list[DaskBlock]]) -> Window:
+        subgraphs, graph = self._graphs.cut(batches)
         results: dict[Key, int] = {}
-        for batch, subgraph in zip(window, subgraphs, strict=True):
+        for batch, subgraph in zip(batches, subgraphs, strict=True):
             used = tuple(sorted({block.source for block in batch}))
-            steps = [_step(block, sources[block.source], used.index(block.source)) for block in batch]
-            key = (name, number)
+            steps = [
+                Step(used.index(block.source), _region(block, self._sources[block.source])) for block in batch
+            ]
+            key = (self._name, self._count)
+            self._count += 1
+            self._batches[key] = batch
             outside = List(*map(TaskRef, subgraph.outside))
-            graph[key] = task(key, write_batch, target, pickled(used), Parcel((steps, subgraph)), outside)
+            work = Parcel((steps, subgraph))
+            graph[key] = task(key, write_batch, self._target, self._pickled(used), work, outside, self._halt)
             results[key] = len(batch)
-            number += 1
-        yield Window(graph, results)
+        return Window(graph, results)
+
+    def _pickled(self, used: tuple[int, ...]) -> bytes:
+        if used not in self._pickles:
+            if len(self._pickles) == MAX_PICKLES:
+                self._pickles.clear()
+            targets: list[ZarrArray] = [self._sources[at].target for at in used]
+            self._pickles[used] = cloudpickle.dumps((self._store, targets), protocol=5)
+        return self._pickles[used]
 
 
-def _step(block: DaskBlock, source: Source, array: int) -> Step:
-    region = tuple(
+def _region(block: DaskBlock, source: Source) -> tuple[slice, ...]:
+    """Where a Dask block goes in its Zarr array."""
+    return tuple(
         slice((part.start or 0) + own.start, (part.start or 0) + own.stop)
         for part, own in zip(source.region, block.slices, strict=True)
     )
-    return Step(array, region)
+
+
+def _where(array: ZarrArray, region: tuple[slice, ...]) -> str:
+    """A Dask block in words: its variable, the Zarr chunks that it covers, and its elements."""
+    sizes = getattr(array, "shards", None) or array.chunks
+    chunks = tuple(part.start // max(size, 1) for part, size in zip(region, sizes, strict=True))
+    dims = getattr(array.metadata, "dimension_names", None) or [None] * len(region)
+    elements = ", ".join(
+        f"{dim or axis}={part.start}:{part.stop}"
+        for axis, (dim, part) in enumerate(zip(dims, region, strict=True))
+    )
+    return f"variable {array.path!r}, chunk {chunks}" + (f" ({elements})" if elements else "")

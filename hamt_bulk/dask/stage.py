@@ -1,0 +1,64 @@
+"""What a build hands to a scheduler: stages, in windows of tasks."""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from hamt_bulk.dask.layers import Key
+
+T = TypeVar("T")
+
+Tick: TypeAlias = Callable[[int], None]
+"""Called with the units of progress of each task that is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """
+    Tasks that are handed to the scheduler together.
+
+    graph    tasks by key
+    results  the keys of the tasks whose results are wanted, and how many units of progress each is
+    """
+
+    graph: dict[Key, Any]
+    results: dict[Key, int]
+
+
+class Stage:
+    """
+    One stage of a build.
+
+    name     as `BuildProgress` has it
+    total    in units of progress
+    windows  made when they are needed
+    done     units that were finished before
+    """
+
+    def __init__(self, name: str, total: int, windows: Iterator[Window], done: int = 0) -> None:
+        self.name = name
+        self.total = total
+        self.windows = windows
+        self.done = done
+
+    def finished(self, key: Key, result: Any) -> None:
+        """Called once with each result, as it comes, by one thread at a time."""
+
+    def again(self, key: Key, *, smaller: bool) -> Window | None:
+        """Tasks in the place of one that did not end: the same once more, or `smaller` ones; `None` if there are none."""
+        return None
+
+    def describe(self, key: Key) -> str:
+        """What the task `key` works on, for people."""
+        return f"a task of the stage {self.name!r}"
+
+    def halt(self) -> None:
+        """Called when nobody waits for the tasks any more: those that still run should end."""
+
+
+Stages: TypeAlias = Generator[Stage, list[Any], T]
+"""
+A build: yields stages, is sent the results of each in any order, and returns.
+
+What a task raised is thrown into it, so that it may say more.
+"""

@@ -1,0 +1,252 @@
+"""One call of a build and its journal: what is taken over, what is added, how it ends."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import libipld
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.cas.files import absolute
+from hamt_bulk.cas.wrap import configuration
+from hamt_bulk.errors import CASError, InvalidInput, JournalMismatch
+from hamt_bulk.journal.file import SHOWN, Journal, contents_of, differences, opening
+from hamt_bulk.journal.kept import is_kept
+from hamt_bulk.journal.records import Batch, Build, Opening, Ranges
+from hamt_bulk.manifest import HashFn, Manifest
+from hamt_bulk.progress import BuildProgress
+
+JournalOption: TypeAlias = "bool | str | os.PathLike[str] | None"
+"""`None` or `False`: none; `True`: where the store has its journals; or the path of a file."""
+
+SUFFIX = ".journal"
+
+log = logging.getLogger("hamt_bulk.journal")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finished:
+    """
+    What earlier calls finished.
+
+    blocks     whether each Dask block is
+    manifests  what became of those
+    """
+
+    blocks: NDArray[np.bool_]
+    manifests: Sequence[Manifest]
+
+    @property
+    def count(self) -> int:
+        """How many Dask blocks."""
+        return int(self.blocks.sum())
+
+
+class Resuming:
+    """
+    The journal of one call, from the moment when it is known which build it is; or none.
+
+    resume  `True`: there has to be a journal; `False`: what it has does not count; `None`: whatever there is
+    """
+
+    def __init__(self, option: JournalOption, resume: bool | None, cas: ContentAddressedStore) -> None:
+        if resume is not None and not isinstance(resume, bool):
+            raise InvalidInput(f"resume={resume!r}, expected True, False or None")
+        if resume is not None and (option is None or option is False):
+            raise InvalidInput(f"resume={resume} without a journal: pass journal=True, or the path of one")
+        self._cas = cas
+        self._resume = resume
+        self._journal: Journal | None = None
+        self._total = self._done = 0
+        self._folder: Path | None = None
+        self._path: Path | None = None
+        if option is True:
+            self._folder = cas.journals or _own_folder() / _digest(configuration(cas))[:16]
+        elif option is not None and option is not False:
+            self._path = absolute(option)
+
+    def begin(
+        self,
+        build: Build,
+        versions: Mapping[str, str],
+        sources: Mapping[str, str],
+        total: int,
+        hash_fn: HashFn,
+        show: Callable[[BuildProgress], None],
+    ) -> Finished:
+        """
+        Opens the journal of `build`, which has `total` Dask blocks. What it says is finished, and is still there.
+
+        Raises `JournalMismatch` or `InvalidInput` where it cannot be gone on with.
+        """
+        self._total = total
+        nothing = Finished(np.zeros(total, bool), [])
+        if self._folder is not None:
+            self._path = self._folder / f"{_digest(build.parts)[:40]}{SUFFIX}"
+        if self._path is None or not total:
+            return nothing
+        if self._resume is False:
+            _start_over(self._path, build)
+        if self._resume is True and not self._path.exists():
+            raise _nothing_to_resume(self._path, self._folder, build)
+        this = opening(versions, sources)
+        self._journal = Journal.open(self._path, build, this)
+        try:
+            _tell_of_changes(self._journal.earlier, this)
+            finished = self._taken_over(self._journal.batches, total, hash_fn, show)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        self._done = finished.count
+        if self._journal.earlier:
+            log.info("resumed: %s of %s Dask blocks were finished before", f"{self._done:,}", f"{total:,}")
+        return finished
+
+    def add(self, blocks: Sequence[int], manifest: Manifest) -> None:
+        """Notes a batch whose values are durable, durably. `blocks` ascend."""
+        self._done += len(blocks)
+        if self._journal is not None:
+            self._journal.add(Batch.of(ranges_of(blocks), manifest))
+
+    def complete(self) -> None:
+        """Removes the journal: the root is there. Failing to do so costs a warning."""
+        if self._journal is not None:
+            try:
+                self._journal.remove()
+            except CASError as error:
+                warnings.warn(f"the build is complete, but its journal is still there: {error}", stacklevel=2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._journal is not None:
+            if error is not None:
+                error.add_note(
+                    f"{self._done:,} of {self._total:,} Dask blocks are finished, and noted in {self._journal.path}: "
+                    "the same call goes on from there"
+                )
+            self._journal.close()
+
+    def _taken_over(
+        self,
+        batches: Sequence[Batch],
+        total: int,
+        hash_fn: HashFn,
+        show: Callable[[BuildProgress], None],
+    ) -> Finished:
+        """The batches that count: those whose values are all there. Of several for one Dask block the last."""
+        done = np.zeros(total, bool)
+        manifests: list[Manifest] = []
+        for number, batch in enumerate(reversed(batches)):
+            show(BuildProgress("resume", number, len(batches)))
+            if batch.blocks and batch.blocks[-1][1] > total:
+                raise InvalidInput(
+                    f"{self._path}: Dask block {batch.blocks[-1][1] - 1} of {total}: it was damaged; remove it"
+                )
+            if any(done[first:after].any() for first, after in batch.blocks):
+                continue
+            if not is_kept(self._cas, batch.cids()):
+                continue
+            for first, after in batch.blocks:
+                done[first:after] = True
+            manifests.append(batch.manifest(hash_fn))
+        if batches:
+            show(BuildProgress("resume", len(batches), len(batches)))
+        return Finished(done, manifests)
+
+
+def live_of_journals(folder: Path) -> Iterator[bytes]:
+    """The values that the journals in a folder name, of builds that run or may be gone on with."""
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            batches = contents_of(path).batches
+        except CASError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                continue  # its build has just been completed
+            raise
+        for batch in batches:
+            yield from batch.cids()
+
+
+def ranges_of(blocks: Sequence[int]) -> Ranges:
+    """Ascending numbers as ranges."""
+    numbers = np.asarray(blocks, np.int64)
+    starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1)
+    ends = [*starts[1:], len(numbers)][: len(starts)]
+    return [
+        (int(numbers[first]), int(numbers[after - 1]) + 1) for first, after in zip(starts, ends, strict=True)
+    ]
+
+
+def _start_over(path: Path, build: Build) -> None:
+    """Removes the journal, unless it is written just now."""
+    if path.exists():
+        with Journal.open(path, build, opening({}, {})) as journal:
+            journal.remove()
+
+
+def _nothing_to_resume(path: Path, folder: Path | None, build: Build) -> InvalidInput | JournalMismatch:
+    """What to say when there has to be a journal, and is none."""
+    if folder is None:
+        return InvalidInput(f"there is nothing to resume: no journal at {path}. Leave out resume to begin")
+    others = []
+    for other in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)[-20:]:
+        try:
+            others.append((differences(contents_of(other).build, build), other))
+        except (CASError, InvalidInput):
+            continue  # it is not the one that is looked for
+    if not others:
+        return InvalidInput(f"there is nothing to resume: no journal in {folder}. Leave out resume to begin")
+    differ, nearest = min(others, key=lambda pair: len(pair[0]))
+    return JournalMismatch(
+        f"there is nothing to resume: no journal in {folder} is that of this build. In the most similar, "
+        f"{nearest.name}, other than in this one are: {', '.join(differ[:SHOWN])}. Leave out resume to begin"
+    )
+
+
+def _tell_of_changes(earlier: Sequence[Opening], this: Opening) -> None:
+    """Warns of what may have changed since the journal was begun, and need not matter."""
+    for before in earlier[-1:]:
+        versions = [
+            f"{name} {before.versions.get(name, 'none')}, now {version}"
+            for name, version in this.versions.items()
+            if before.versions.get(name) != version
+        ]
+        if versions:
+            warnings.warn(
+                f"what was finished before was written with {'; '.join(versions)}: chunks may be encoded in another "
+                "way. To have all alike begin anew, with resume=False",
+                stacklevel=2,
+            )
+        changed = sorted(name for name, array in this.sources.items() if before.sources.get(name) != array)
+        if changed:
+            more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+            warnings.warn(
+                f"the Dask arrays of {', '.join(map(repr, changed[:SHOWN]))}{more} have other names than before: if the "
+                "data has changed since, begin anew, with resume=False",
+                stacklevel=2,
+            )
+
+
+def _own_folder() -> Path:
+    """Where journals lie for stores that have no place for them."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state) / "hamt-bulk" / "journals"
+
+
+def _digest(content: object) -> str:
+    """The digest of anything that dag-cbor has a form for."""
+    plain = {name: dict(part) for name, part in content.items()} if isinstance(content, Mapping) else content
+    data: bytes = libipld.encode_dag_cbor(list(plain) if isinstance(plain, tuple) else plain)
+    return blake3(data).hexdigest()

@@ -8,5 +8,17 @@ Each prints a table with every figure beside its target. What depends on the mac
 peer or a limit that was measured in the same run, in turns.
 """
 
-SUBJECTS = ("index", "diff", "edits", "appends", "traffic", "disk", "throughput", "memory", "scale", "kubo")
+SUBJECTS = (
+    "index",
+    "diff",
+    "edits",
+    "appends",
+    "traffic",
+    "disk",
+    "check",
+    "throughput",
+    "memory",
+    "scale",
+    "kubo",
+)
 """The modules, the quick ones first."""

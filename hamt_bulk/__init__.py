@@ -19,6 +19,8 @@ from hamt_bulk.cas import (
     LocalCAS,
     PackCAS,
     Receipt,
+    Retries,
+    RetryingCAS,
     Writer,
     open_cas,
 )
@@ -44,6 +46,8 @@ __all__ = [
     "LocalCAS",
     "PackCAS",
     "Receipt",
+    "Retries",
+    "RetryingCAS",
     "Writer",
     "ZarrHAMTStore",
     "__version__",

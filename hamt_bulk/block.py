@@ -34,6 +34,9 @@ MAX_BLOCK_BYTES = 1 << 20
 MAX_CID_BYTES = 128
 """A bound for readers of foreign bytes. Ours are 36 bytes long."""
 
+MAX_CID_CHARACTERS = 1 + 8 * MAX_CID_BYTES
+"""The text of the longest in base 2. Decoding some bases takes the square of the length."""
+
 Data: TypeAlias = bytes | bytearray | memoryview
 """Anything with the buffer protocol that hashes and writes without a copy."""
 
@@ -145,6 +148,8 @@ def to_bytes(cid: AnyCID | PathLike[str]) -> bytes:
         )
     last = cid.removeprefix("ipfs://").rstrip("/").replace("\\", "/").rpartition("/")[2]
     try:
+        if len(last) > MAX_CID_CHARACTERS:
+            raise ValueError(f"{len(last)} characters, at most {MAX_CID_CHARACTERS}")
         if last.startswith(("b", "B")):
             body = last[1:].upper()
             binary = base64.b32decode(body + "=" * (-len(body) % 8))
@@ -152,10 +157,11 @@ def to_bytes(cid: AnyCID | PathLike[str]) -> bytes:
             binary = bytes(CID.decode(last))
         parse(binary)
         # Trailing bits that decode away would let two texts name one CID.
-        if last[:1] == "b" and text(binary) != last:
+        if last[:1] in "bB" and text(binary) != (last if last[:1] == "b" else last.lower()):
             raise ValueError("not in canonical base32")
-    except (ValueError, KeyError) as error:
-        raise InvalidInput(f"not a CID: {cid!r} ({error}); a root looks like bafyr4i…") from None
+    except (ValueError, LookupError) as error:
+        shown = cid if len(cid) <= MAX_CID_CHARACTERS else f"{cid[:80]}…"
+        raise InvalidInput(f"not a CID: {shown!r} ({error}); a root looks like bafyr4i…") from None
     return binary
 
 
@@ -165,8 +171,11 @@ def text(cid: bytes) -> str:
 
 
 def to_cid(cid: bytes) -> CID:
-    """The public form of a binary CID, whose text is base32."""
-    return CID.decode(cid).set(base="base32")
+    """The public form of a binary CID, whose text is base32. Raises `InvalidInput` for codecs and hashes without names."""
+    try:
+        return CID.decode(cid).set(base="base32")
+    except (ValueError, LookupError) as error:
+        raise InvalidInput(f"{text(cid)} has no public form: {error}") from None
 
 
 def read_varint(data: Data, at: int) -> tuple[int, int]:

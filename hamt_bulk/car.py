@@ -15,17 +15,16 @@ v1 payload.
 Source: https://ipld.io/specs/transport/car/
 """
 
+import reprlib
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import SEEK_END
 from typing import Any, BinaryIO, NamedTuple
 
-import dag_cbor
-from multiformats import CID
-
 from hamt_bulk.block import MAX_CID_BYTES, parse, read_varint, varint
 from hamt_bulk.errors import InvalidInput
+from hamt_bulk.foreign import from_cbor
 
 PRAGMA_V2 = bytes.fromhex("0aa16776657273696f6e02")
 """The first bytes of every CARv2 file."""
@@ -200,16 +199,17 @@ def _header_at(file: BinaryIO, at: int, end: int) -> tuple[int, tuple[bytes, ...
 def _decode_roots(data: bytes) -> tuple[bytes, ...]:
     """The roots in a v1 header. Whatever would not be written like that is refused."""
     try:
-        header: Any = dag_cbor.decode(data)
-        # `bytes` of a number would allocate that many.
-        roots = tuple(bytes(root) if isinstance(root, CID) else b"" for root in header["roots"])
-    except Exception as error:  # hostile bytes also give KeyError, OverflowError, RecursionError and more
-        what = f"its header of {len(data)} bytes is not dag-cbor with roots ({type(error).__name__})"
-        raise InvalidInput(f"not a CAR: {what}") from error
+        header: Any = from_cbor(data)
+        roots = tuple(root if isinstance(root, bytes) else b"" for root in header["roots"])
+    except (ValueError, TypeError, LookupError) as error:
+        what = f"its header of {len(data)} bytes is not dag-cbor with roots ({error})"
+        raise InvalidInput(f"not a CAR: {what}") from None
     if header_v1(roots) != varint(len(data)) + data:
         raise InvalidInput(
-            f"not a CAR: its header is {str(header)[:200]}, expected roots and version 1, or version 2"
+            f"not a CAR: its header is {reprlib.repr(header)[:200]}, expected roots and version 1, or version 2"
         )
+    for root in roots:
+        parse(root)
     return roots
 
 

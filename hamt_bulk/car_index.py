@@ -13,6 +13,7 @@ Source: https://github.com/ipld/go-car/tree/master/v2/index and https://ipld.io/
 """
 
 import struct
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -51,17 +52,19 @@ def index_sections(sections: Iterable[Section]) -> Index:
 
     As in go-car's, identity CIDs are left out, since they hold their blocks themselves.
     """
-    digests: dict[tuple[int, int], list[bytes]] = {}
-    offsets: dict[tuple[int, int], list[int]] = {}
+    digests: dict[tuple[int, int], bytearray] = {}
+    offsets: dict[tuple[int, int], array[int]] = {}
     for section in sections:
         parts = parse(section.cid)
         if parts.hash_code != 0:
             key = parts.hash_code, len(parts.digest)
-            digests.setdefault(key, []).append(parts.digest)
-            offsets.setdefault(key, []).append(section.offset)
+            if key not in offsets:
+                digests[key], offsets[key] = bytearray(), array("Q")
+            digests[key] += parts.digest
+            offsets[key].append(section.offset)
     return {
         key: Columns(
-            np.frombuffer(b"".join(digests[key]), np.uint8).reshape(len(offsets[key]), key[1]),
+            np.frombuffer(digests[key], np.uint8).reshape(len(offsets[key]), key[1]),
             np.array(offsets[key], np.uint64),
         )
         for key in digests

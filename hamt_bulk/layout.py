@@ -20,6 +20,7 @@ import numpy as np
 
 from hamt_bulk.block import DAG_CBOR, HASH_CODES, MAX_BLOCK_BYTES, Block, Data, identify, text
 from hamt_bulk.errors import InvalidInput, MalformedNode
+from hamt_bulk.foreign import from_cbor
 from hamt_bulk.ragged import Bytes, Ints, Ragged, copy_rows, fill_rows, offsets_of, rows_by_length
 
 WIDTH = 256
@@ -166,8 +167,8 @@ class PyHamt:
         if len(data) > MAX_BLOCK_BYTES:
             raise MalformedNode(f"{text(cid)}: {len(data)} bytes, a node has at most {MAX_BLOCK_BYTES}")
         try:
-            node = libipld.decode_dag_cbor(bytes(data))
-        except (ValueError, RecursionError) as error:
+            node = from_cbor(data)
+        except ValueError as error:
             raise MalformedNode(f"{text(cid)} is not dag-cbor, so not a node: {error}") from None
         if not isinstance(node, list) or len(node) != WIDTH:
             raise MalformedNode(f"{text(cid)} is not a node of py-hamt 3: {_what(node)}")

@@ -13,7 +13,8 @@ class BuildProgress:
     How far one stage of a build is.
 
     stage   "resume" (batches that an earlier call finished), "write" (Dask blocks read, encoded and stored), "index" (parts of the tree), "check" (subtrees),
-            "copy" (nodes whose values are copied), or "nodes" (nodes that are copied themselves)
+            "copy" (nodes whose values are copied), or "nodes" (nodes that are copied themselves); of a pack store
+            "verify" (MiB), "rebuild" and "merge" (packs), "mark" (nodes) and "drop" (packs)
     done    Dask blocks, parts, subtrees or nodes that are finished
     total   and how many there are; in "copy" those that are known so far, which grow from level to level
     """
@@ -64,6 +65,11 @@ _TITLES = {
     "check": "checking subtrees",
     "copy": "copying values",
     "nodes": "copying nodes",
+    "verify": "verifying packs, MiB",
+    "rebuild": "looking at packs",
+    "merge": "merging packs",
+    "mark": "marking what is needed",
+    "drop": "dropping from packs",
 }
 
 

@@ -36,6 +36,13 @@ MAX_PIECES = 1 << 20
 """Blocks that one `read` puts together. Nodes that link one child thousands of times, level upon level,
 stand for more pieces than memory holds; a terabyte in leaves of 1 MiB is fine."""
 
+MAX_REPEATED_BYTES = 2 << 30
+"""What one `read` makes of blocks that it has already: a few of them, linked again and again, stand for more bytes
+than memory holds. What is read is at most so much more than what was loaded for it."""
+
+MAX_NODE_BYTES = 2 << 20
+"""The most that IPFS exchanges as one block, and so a bound for the links of a node: some 50,000."""
+
 _RAW_TYPE = 0
 _FILE_TYPE = 2
 
@@ -59,6 +66,11 @@ class _Want(NamedTuple):
     start: int
     stop: int | None
     size: int | None
+
+    @property
+    def length(self) -> int:
+        assert self.stop is not None
+        return self.stop - self.start
 
 
 class _Child(NamedTuple):
@@ -108,31 +120,38 @@ def read(root: bytes, start: int = 0, stop: int | None = None) -> Reads[bytes]:
     Bytes [start, stop) of the value, as slicing would give them. `stop=None` is its end.
 
     Asks for the blocks that the range needs and for no others; an empty range needs none. Raises
-    `MalformedNode` where the nodes do not agree with each other. Memory is that of the range, whatever
-    sizes the nodes claim.
+    `MalformedNode` where the nodes do not agree with each other. Memory is that of the blocks and of the range,
+    whatever sizes the nodes claim; see `MAX_REPEATED_BYTES`.
     """
     if start < 0 or (stop is not None and stop < 0):
         raise InvalidInput(f"{text(root)}: range [{start}, {stop}), expected bounds of 0 and up")
     _check_codec(root)
     parts: list[Data | _Want] = [_Want(root, start, stop, None)] if stop is None or start < stop else []
+    repeated = 0  # bytes that are there by now, of blocks that came more than once
     for level in range(MAX_LEVELS + 2):
-        wanted = list(dict.fromkeys(part.cid for part in parts if isinstance(part, _Want)))
-        if not wanted:
+        wants = [part for part in parts if isinstance(part, _Want)]
+        if not wants:
             break
         if level > MAX_LEVELS:
             raise MalformedNode(f"{text(root)}: more than {MAX_LEVELS} levels of nodes above a leaf")
+        if repeated + _repeated(wants) > MAX_REPEATED_BYTES:
+            raise _too_much(root, f"{MAX_REPEATED_BYTES} bytes of blocks that come again")
+        wanted = list(dict.fromkeys(want.cid for want in wants))
         blocks = yield wanted
         nodes = {cid: decode(cid, data) for cid, data in zip(wanted, blocks, strict=True)}
         deeper: list[Data | _Want] = []
+        seen: set[bytes] = set()
         for part in parts:
-            if isinstance(part, _Want):
-                deeper.extend(_cut(part, nodes[part.cid]))
-            else:
+            if not isinstance(part, _Want):
                 deeper.append(part)
+                continue
+            for piece in _cut(part, nodes[part.cid]):
+                deeper.append(piece)
+                if part.cid in seen and not isinstance(piece, _Want):
+                    repeated += len(piece)
+            seen.add(part.cid)
             if len(deeper) > MAX_PIECES:
-                raise MalformedNode(
-                    f"{text(root)}: more than {MAX_PIECES} pieces in the range: read it in smaller ranges"
-                )
+                raise _too_much(root, f"{MAX_PIECES} pieces")
         parts = deeper
     return b"".join(part for part in parts if not isinstance(part, _Want))
 
@@ -183,6 +202,21 @@ def _cut(want: _Want, node: Node) -> Iterator[Data | _Want]:
         at += size
 
 
+def _repeated(wants: Sequence[_Want]) -> int:
+    """How many bytes are wanted of blocks that stand before in `wants`."""
+    seen: set[bytes] = set()
+    total = 0
+    for want in wants:
+        if want.cid in seen:
+            total += want.length
+        seen.add(want.cid)
+    return total
+
+
+def _too_much(root: bytes, what: str) -> MalformedNode:
+    return MalformedNode(f"{text(root)}: more than {what} in the range: read it in smaller ranges")
+
+
 def _check_codec(cid: bytes) -> None:
     codec = parse(cid).codec
     if codec not in (RAW, DAG_PB):
@@ -202,6 +236,8 @@ def decode(cid: bytes, data: Data) -> Node:
 
 def _decode_node(data: bytes) -> tuple[list[bytes], bytes | None]:
     """The link CIDs and the data of a PBNode."""
+    if len(data) > MAX_NODE_BYTES:
+        raise ValueError(f"{len(data)} bytes, a dag-pb node has at most {MAX_NODE_BYTES}")
     links: list[bytes] = []
     content: bytes | None = None
     for tag, value in _fields(data):

@@ -12,6 +12,9 @@ from kubo.daemon import Daemon
 from kubo.program import find_ipfs
 from peers.py_hamt import PeerUnavailable, PyHamt
 
+# So that what fails in the contract of stores says what was found.
+pytest.register_assert_rewrite("hamt_bulk.testing.contract", "hamt_bulk.testing.reading")
+
 # How long an example takes says more about the machine than about the code; a hang is pytest-timeout's.
 settings.register_profile("here", deadline=None)
 settings.load_profile("here")

@@ -6,7 +6,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from multiformats import CID
 from test_cas_custom import DictCAS
 from test_integrity import crowded_hashfn
 
@@ -29,19 +28,6 @@ class Kept(DictCAS):
     def __init__(self, hasher: str = "blake3") -> None:
         super().__init__()
         self.hasher = hasher
-
-
-class Failing(Kept):
-    """Its save number `left` fails."""
-
-    left: int | None = None
-
-    async def save(self, data: bytes, codec: Any) -> CID:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                raise CASError("the server went away")
-        return await super().save(data, codec)
 
 
 class Shuffling(InMemoryCAS):

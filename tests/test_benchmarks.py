@@ -13,7 +13,20 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["index", "diff", "edits", "appends", "traffic", "disk", "throughput", "memory", "scale", "kubo"]
+    "name",
+    [
+        "index",
+        "diff",
+        "edits",
+        "appends",
+        "traffic",
+        "disk",
+        "check",
+        "throughput",
+        "memory",
+        "scale",
+        "kubo",
+    ],
 )
 def test_a_benchmark_gives_a_figure_in_every_row(name, request):
     if name == "kubo":

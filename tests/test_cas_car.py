@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from car_files import unfinished, version_1, version_2, version_2_without_index
-from cas_contract import LARGE, ReadContract, Value, cid_of
 
 from hamt_bulk import unixfs
 from hamt_bulk.block import CODECS, DAG_PB, SHA2_256, Block, identify, parse, text, to_cid
 from hamt_bulk.cas import CarCAS, PackCAS
 from hamt_bulk.cas.base import blocks_of
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput, ReadOnly
+from hamt_bulk.testing.contract import LARGE, ReadContract, Value, cid_of
 
 LAYOUTS = [version_1, version_2, version_2_without_index, unfinished]
 

@@ -5,15 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dask
+import dask.array as da
+import dask.bag
 import pytest
-from cas_contract import CASContract, Value, cid_of
+import xarray as xr
 from multiformats import CID
 
+from hamt_bulk import InMemoryCAS
 from hamt_bulk.block import AnyCID, Block, identify, text, to_bytes, to_cid
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.cas.base import blocks_of
 from hamt_bulk.cas.loop import AT_ONCE
-from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
+from hamt_bulk.dask import build
+from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput, NotPortable
+from hamt_bulk.testing.contract import CASContract, Value, cid_of
+from hamt_bulk.xarray import to_hamt
 
 
 class DictCAS(ContentAddressedStore):
@@ -152,3 +159,27 @@ class Asking(DictCAS):
 def test_a_store_that_waits_for_itself_is_told_so() -> None:
     with pytest.raises(InvalidInput, match="await"):
         Asking().load_many([identify(b"value")])
+
+
+class Copied(DictCAS):
+    """A store that pickles what it holds, so that every worker writes to a copy of its own."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (), {"values": dict(self.values)}
+
+
+def test_values_that_went_to_a_copy_of_the_store_are_missed(tmp_path: Path) -> None:
+    ds = xr.Dataset({"a": ("x", da.arange(100, chunks=10))})
+    with (
+        dask.config.set(scheduler="processes", num_workers=2),
+        pytest.raises(NotPortable, match=r"was saved by a task and is not in .*: its tasks work on a copy"),
+    ):
+        to_hamt(ds, Copied())
+    pairs = dask.bag.from_sequence([(f"key {number}", b"value") for number in range(10)])
+    with (
+        dask.config.set(scheduler="processes", num_workers=2),
+        pytest.raises(NotPortable, match="work on a copy"),
+    ):
+        build(pairs, Copied())
+    with dask.config.set(scheduler="threads"):
+        assert to_hamt(ds, Copied()) == to_hamt(ds, InMemoryCAS())

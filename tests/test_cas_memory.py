@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from cas_contract import CASContract
 
 from hamt_bulk.cas import InMemoryCAS
 from hamt_bulk.errors import InvalidInput
+from hamt_bulk.testing.contract import CASContract
 
 
 class TestInMemoryCAS(CASContract):

@@ -11,13 +11,13 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from cas_contract import ABSENT, LARGE, CASContract, cid_of
 from watching import open_descriptors, opened_files
 
 from hamt_bulk.block import Block, identify, text
 from hamt_bulk.cas import PackCAS, archive, pack, packfile
 from hamt_bulk.cas.base import Receipt
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
+from hamt_bulk.testing.contract import ABSENT, LARGE, CASContract, cid_of
 
 
 @pytest.fixture(autouse=True)

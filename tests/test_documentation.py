@@ -45,7 +45,7 @@ def hours_of(day: pd.Timestamp) -> xr.Dataset:
 def test_the_ipfs_of_the_readme_runs(in_an_empty_folder, kubo):
     """With a daemon of ours in the place of those that it names. No pinning service is called."""
     blocks = re.findall(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
-    *_, stores, others = blocks
+    *_, stores, others, _ = blocks
     addresses = {
         "http://10.0.0.5:5001": kubo.rpc_url,
         "http://10.0.0.5:8080": kubo.gateway_url,

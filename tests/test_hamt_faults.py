@@ -7,7 +7,6 @@ import multiprocessing
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from types import FrameType
@@ -19,8 +18,8 @@ from watching import Faults, failing, interrupted
 
 from hamt_bulk import InMemoryCAS, PackCAS, build, draft, errors
 from hamt_bulk.block import to_bytes, to_cid
-from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.hamt import HAMT
+from hamt_bulk.testing import Fail, FaultyCAS
 
 BASE = {f"old{number}": b"%d" % number for number in range(12)}
 MORE = {f"more{number}": b"more %d" % number for number in range(4)}
@@ -38,41 +37,6 @@ EDITS: list[tuple[Any, ...]] = [
 ]
 AFTER = {key: value for key, value in BASE.items() if key != "old3"} | MORE
 AFTER |= {"new": b"1", "old7": b"changed", "last": b"3"}
-
-
-class Outside:
-    """Lets the nth of the calls that a store is asked for fail."""
-
-    NAMES = ("save", "save_value", "load", "read_blocks", "flush", "writer")
-
-    def __init__(self, cas: ContentAddressedStore) -> None:
-        self._left: int | None = None
-        self.struck = False
-        self.error: Exception = errors.CASError("the disk is gone")
-        for name in self.NAMES:
-            if hasattr(cas, name):
-                setattr(cas, name, self._shim(getattr(cas, name), name == "writer"))
-
-    def arm(self, nth: int) -> None:
-        self._left, self.struck = nth, False
-
-    def disarm(self) -> None:
-        self._left = None
-
-    def _shim(self, call: Callable[..., Any], is_writer: bool) -> Callable[..., Any]:
-        def shim(*args: Any, **options: Any) -> Any:
-            if self._left is not None:
-                self._left -= 1
-                if self._left < 0:
-                    self._left, self.struck = None, True
-                    raise self.error
-            result = call(*args, **options)
-            if is_writer:
-                for name in ("save_many", "flush"):
-                    setattr(result, name, self._shim(getattr(result, name), False))
-            return result
-
-        return shim
 
 
 async def done(hamt: HAMT, edit: tuple[Any, ...], expected: dict[str, bytes]) -> None:
@@ -117,21 +81,18 @@ def test_whatever_call_of_the_store_fails_the_tree_is_as_it_was_and_the_same_cal
 
     async def run(nth: int) -> bool:
         inner = CountingCAS() if kind == "threads" else InMemoryCAS()
-        cas = PlainCAS(inner) if kind == "plain" else inner
         inner.blocks |= base.blocks
-        outside = Outside(cas)
-        error = outside.error = kind_of_error("the disk is gone")
+        cas = FaultyCAS(PlainCAS(inner) if kind == "plain" else inner)
         options = {"hash_fn": crowded_hashfn, "values_are_bytes": True, "max_waiting_edits": 3}
         hamt = HAMT(cas, root_node_id=base_root, max_cache_bytes=cache_bytes, **options)
         expected, flushed = dict(BASE), dict(BASE)
-        outside.arm(nth)
+        cas.arm(Fail(nth=nth + 1, error=kind_of_error("the disk is gone")))
         for edit in EDITS:
-            root, before, had_struck = hamt.draft.tree.root, dict(expected), outside.struck
+            root, before, had_struck = hamt.draft.tree.root, dict(expected), cas.struck
             try:
                 await done(hamt, edit, expected)
             except (kind_of_error, errors.CASError) as raised:
-                chain = raised, raised.__cause__, getattr(raised.__cause__, "__cause__", None)
-                assert error in chain and outside.struck and not had_struck
+                assert "the disk is gone" in str(raised) and cas.struck and not had_struck
                 assert not hamt.read_only
                 await assert_reads(hamt, before)
                 if hamt.draft.tree.root != root:
@@ -142,11 +103,12 @@ def test_whatever_call_of_the_store_fails_the_tree_is_as_it_was_and_the_same_cal
             if hamt.draft.tree.root != root:
                 flushed = before
             assert hamt.draft.tree.root == rebuilt(frozenset(flushed.items()))
-        outside.disarm()
+        struck = cas.struck
+        cas.mend()
         assert hamt.read_only and expected == AFTER
         assert bytes(hamt.root_node_id) == rebuilt(frozenset(AFTER.items()))
         await assert_reads(HAMT(cas, root_node_id=hamt.root_node_id, **options), AFTER)
-        return outside.struck
+        return bool(struck)
 
     calls = 0
     while asyncio.run(run(calls)):
@@ -157,15 +119,14 @@ def test_whatever_call_of_the_store_fails_the_tree_is_as_it_was_and_the_same_cal
 @pytest.mark.parametrize("nth", range(4))
 async def test_a_tree_that_failed_to_become_read_only_still_takes_edits(nth):
     """Whichever call fails: the store's flush, its writer, the nodes or their flush."""
-    cas = InMemoryCAS()
-    outside = Outside(cas)
+    cas = FaultyCAS(InMemoryCAS())
     hamt = await HAMT.build(cas=cas, values_are_bytes=True)
     await hamt.set("a", b"1")
     root = hamt.root_node_id
-    outside.arm(nth)
-    with pytest.raises(errors.CASError, match="the disk is gone"):
+    cas.arm(Fail(nth=nth + 1))
+    with pytest.raises(errors.CASError, match="the disk or the network failed"):
         await hamt.make_read_only()
-    assert outside.struck and not hamt.read_only and hamt.root_node_id == root
+    assert cas.struck and not hamt.read_only and hamt.root_node_id == root
     await hamt.set("b", b"2")
     await hamt.make_read_only()
     assert hamt.root_node_id == build({"a": b"1", "b": b"2"}, InMemoryCAS())

@@ -5,7 +5,7 @@ import gc
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from multiprocessing import get_context
@@ -28,6 +28,7 @@ from hamt_bulk.block import text, to_cid
 from hamt_bulk.cas import InMemoryCAS, PackCAS
 from hamt_bulk.hamt import HAMT
 from hamt_bulk.manifest import blake3_hashfn
+from hamt_bulk.testing import Fail, Fault, FaultyCAS
 from hamt_bulk.zarr import ZarrHAMTStore
 from hamt_bulk.zarr.store import _shared_cache
 
@@ -267,26 +268,11 @@ def hierarchy(zarr_format: int, consolidated: bool) -> tuple[dict[bytes, bytes],
     return cas.blocks, stored(cas, items, crowded_hashfn)
 
 
-class FaultyCAS(InMemoryCAS):
-    """Raises `error` at the load number `at`, counted from 1, and at all later ones if `on`."""
-
-    def __init__(self, error: type[Exception] = Exception, at: int = 0, on: bool = False) -> None:
-        super().__init__()
-        self.error, self.at, self.on = error, at, on
-        self.count = 0
-        self.raised: list[Exception] = []
-
-    def read_blocks(self, cids: Sequence[bytes]) -> list:
-        self.count += 1
-        if self.count == self.at or (self.on and self.count > self.at > 0):
-            self.raised.append(self.error("injected"))
-            raise self.raised[-1]
-        return super().read_blocks(cids)
-
-
-def faulty_store(zarr_format: int, consolidated: bool, cas: FaultyCAS) -> ZarrHAMTStore:
-    cas.blocks, root = hierarchy(zarr_format, consolidated)
-    return read_only(root, cas, crowded_hashfn)
+def faulty_store(zarr_format: int, consolidated: bool, *faults: Fault) -> tuple[FaultyCAS, ZarrHAMTStore]:
+    inner = InMemoryCAS()
+    inner.blocks, root = hierarchy(zarr_format, consolidated)
+    cas = FaultyCAS(inner, *faults)
+    return cas, read_only(root, cas, crowded_hashfn)
 
 
 def open_dataset(store: ZarrHAMTStore, **options) -> xr.Dataset:
@@ -349,22 +335,24 @@ def quiet_loops(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def test_a_fault_at_any_load_is_an_error_and_never_a_gap(what, on):
     """Neither a variable that is dropped nor a chunk that is filled, whatever the store raises and when."""
     zarr_format, consolidated, opened = OPENED[what]
-    clean = FaultyCAS()
-    expected = opened(faulty_store(zarr_format, consolidated, clean))
-    assert clean.count >= 3
+    clean, store = faulty_store(zarr_format, consolidated)
+    expected = opened(store)
+    calls = sum(clean.calls.values())
+    assert calls >= 3
     for error in FAULTS:
-        for at in range(1, clean.count + 1):
-            cas = FaultyCAS(error, at, on)
+        for nth in range(1, calls + 1):
+            fault = Fail(nth=nth, lasting=on, error=error("injected"))
+            cas, store = faulty_store(zarr_format, consolidated, fault)
             try:
-                found = opened(faulty_store(zarr_format, consolidated, cas))
+                found = opened(store)
             except Exception as raised:
-                assert any(link is cas.raised[0] for link in links(raised))
+                assert any(link.args == ("injected",) for link in links(raised))
                 assert not isinstance(raised, (KeyError, FileNotFoundError))
                 if issubclass(error, errors.HamtError) and error is not errors.KeyNotFound:
                     assert any(type(link) is error for link in links(raised))
             else:
                 # xarray tries again, without consolidated metadata, after a ValueError of the first try.
-                assert not cas.raised or (not on and opened is open_dataset)
+                assert not cas.struck or (not on and opened is open_dataset)
                 assert found.identical(expected) if isinstance(found, xr.Dataset) else found == expected
 
 
@@ -377,7 +365,7 @@ def test_any_block_that_is_missing_or_damaged_is_named(damage, consolidated):
     expected = errors.BlockNotFound if damage is None else errors.BlockMismatch
     needed = 0
     for cid in sound:
-        cas = FaultyCAS()
+        cas = InMemoryCAS()
         cas.blocks = {other: data for other, data in sound.items() if other != cid}
         if damage is not None:
             cas.blocks[cid] = damage
@@ -393,8 +381,7 @@ def test_any_block_that_is_missing_or_damaged_is_named(damage, consolidated):
 
 @pytest.mark.parametrize("scheduler", ["threads", "distributed"])
 def test_dask_reads_it(scheduler):
-    cas = FaultyCAS()
-    store = faulty_store(3, True, cas)
+    cas, store = faulty_store(3, True)
     opened = xr.open_zarr(store, chunks={})
     if scheduler == "threads":
         assert opened.load(scheduler="threads").identical(dataset())
@@ -404,6 +391,6 @@ def test_dask_reads_it(scheduler):
         Client(cluster),
     ):
         assert opened.load().identical(dataset())
-        cas.at, cas.on, cas.error = cas.count + 1, True, errors.BlockNotFound
+        cas.arm(Fail(error=errors.BlockNotFound("injected")))
         with pytest.raises(errors.BlockNotFound, match="injected"):
             xr.open_zarr(store, chunks={}).load()

@@ -43,7 +43,7 @@ class Crash(BaseException):
     """The process is gone: nothing it does afterwards has an effect."""
 
 
-WRITES = ("open", "write", "writev", "lseek", "fsync", "replace", "mkdir", "unlink")
+WRITES = ("open", "write", "writev", "lseek", "fsync", "replace", "rename", "mkdir", "unlink")
 """Calls by which a store changes its folder. `os.open` for reading counts too."""
 
 

@@ -7,6 +7,8 @@ from hamt_bulk.cas.blocks import BlockCAS, LocalCAS
 from hamt_bulk.cas.car import CarCAS
 from hamt_bulk.cas.memory import InMemoryCAS
 from hamt_bulk.cas.pack import PackCAS
+from hamt_bulk.cas.retries import Retries
+from hamt_bulk.cas.retrying import RetryingCAS
 from hamt_bulk.cas.url import open_cas
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ __all__ = [
     "LocalCAS",
     "PackCAS",
     "Receipt",
+    "Retries",
+    "RetryingCAS",
     "Writer",
     "open_cas",
 ]

@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -65,12 +65,14 @@ class Archive:
                     # Which of the two is wrong does not show: read as far as either says.
                     size = max(header.data_size, header.index_offset - header.data_offset)
                     header = replace(header, data_size=size)
-            sections: list[Section] = []
-            try:
-                sections.extend(scan(file, header))
-            except InvalidInput as error:
-                self.damage = self.damage or str(error)
-            return header, index_sections(sections)
+            return header, index_sections(self._sections(file, header))
+
+    def _sections(self, file: BinaryIO, header: Header) -> Iterator[Section]:
+        """The sections before the first that is damaged, which is noted."""
+        try:
+            yield from scan(file, header)
+        except InvalidInput as error:
+            self.damage = self.damage or str(error)
 
     def changed(self) -> bool:
         """Whether the file is another one than `open` saw."""

@@ -109,6 +109,14 @@ class ContentAddressedStore(ABC):
 
         return run_sync(gather(partial(has, cid) for cid in several(cids)))
 
+    def claim_many(self, cids: Sequence[AnyCID]) -> list[bool]:
+        """
+        As `has_many`, for who will link to what is there and not write it again.
+
+        A store that may let go of old blocks takes these for new ones.
+        """
+        return self.has_many(cids)
+
     def size_many(self, cids: Sequence[AnyCID]) -> list[int]:
         """The length of each value in bytes, without loading it where the store can tell."""
         return [len(value) for value in self.load_many(cids)]

@@ -1,19 +1,23 @@
 """A folder of packs: the embedded default, and for a cluster on shared storage."""
 
+import atexit
 import os
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hamt_bulk.block import Block, Data, Hasher, text, verify
-from hamt_bulk.cas.archive import forget, load_sound
+from hamt_bulk.block import AnyCID, Block, Data, Hasher, text, verify
+from hamt_bulk.cas.archive import Archive, forget, load_sound
+from hamt_bulk.cas.base import several
 from hamt_bulk.cas.blocks import LocalCAS
 from hamt_bulk.cas.files import absolute, make_folder, outside, write_durably
 from hamt_bulk.cas.packfile import KINDS, PackWriter, temporary_name
 from hamt_bulk.cas.packindex import PackIndex
+from hamt_bulk.cas.unflushed import flush_left, leave
 from hamt_bulk.cas.writer import Receipt, Writer
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
 
@@ -26,8 +30,11 @@ IMPLICIT_PACK_BYTES = 64 << 20
 LOOKS = 10
 """How often a block is looked for while other processes add packs and merge them."""
 
+RENEWAL_SECONDS = 600.0
+"""A pack that was renewed is not renewed again for so long."""
+
 _UNCLEAR = -1  # copies that disagree on how long a block is
-_OURS = {"format", "packs", "index", "journals", "tmp", "lost+found"}
+_OURS = {"format", "packs", "index", "journals", "tmp", "damaged", "lost+found"}
 
 
 class PackCAS(LocalCAS):
@@ -38,7 +45,9 @@ class PackCAS(LocalCAS):
         packs/nodes/NAME.car   nodes of trees
         packs/values/NAME.car  everything else
         index/NAME.mpi         one index over many packs, made again when it is lost
+        journals/              of builds that are not complete
         tmp/                   what is being written; never read
+        damaged/               packs that `hamt_bulk.packs.rebuild` has put aside; never read
 
     Any number of processes and hosts may write at the same time without locks: each writer makes packs
     of its own, and a pack is there as soon as the `flush` of its writer returns. Readers see every
@@ -58,6 +67,7 @@ class PackCAS(LocalCAS):
         self._checked = self._created = False
         self._index = PackIndex(self.path)
         self._implicit: _SharedWriter | None = None
+        self._renewed: dict[Path, float] = {}
         self._lock = threading.Lock()
 
     def read_blocks(self, cids: Sequence[bytes]) -> list[Data]:
@@ -102,6 +112,7 @@ class PackCAS(LocalCAS):
 
     def _refresh(self, seen: int) -> bool:
         """Looks for new packs. True when there are more than in version `seen` of the index."""
+        flush_left()  # another object of this process may have been given the block
         self._check_format()
         # Another thread may have found them in between.
         return self._index.refresh() or self._index.version != seen
@@ -129,6 +140,30 @@ class PackCAS(LocalCAS):
     def has_blocks(self, cids: Sequence[bytes]) -> list[bool]:
         return [length is not None for length in self._lengths(cids)]
 
+    def claim_many(self, cids: Sequence[AnyCID]) -> list[bool]:
+        """As `has_many`. The packs that have them are as new as if they were written now; where none may be, False."""
+        names = several(cids)
+        for _ in range(LOOKS):
+            seen = self._index.version
+            claimed = [self._waiting(cid) is not None for cid in names]
+            for position, archive, offset in self._index.find_many(names):
+                if not claimed[position] and archive.length(offset, names[position]) is not None:
+                    claimed[position] = self._renew(archive)
+            if all(claimed) or not self._refresh(seen):
+                break
+        return claimed
+
+    def _renew(self, archive: Archive) -> bool:
+        """Makes a pack as young as one that is written now, so that it is kept. False when it is gone, or not ours."""
+        now = time.monotonic()
+        if now - self._renewed.get(archive.path, -RENEWAL_SECONDS) >= RENEWAL_SECONDS:
+            try:
+                os.utime(archive.path)
+            except OSError:
+                return False
+            self._renewed[archive.path] = now
+        return True
+
     def size_blocks(self, cids: Sequence[bytes]) -> list[int]:
         lengths = self._lengths(cids)
         unclear = None, _UNCLEAR
@@ -154,7 +189,8 @@ class PackCAS(LocalCAS):
                 found[position] = len(waiting)
         return found
 
-    def writer(self) -> Writer:
+    def writer(self) -> PackWriter:
+        flush_left()
         self._create()
         return PackWriter(self.path, self.hasher)
 
@@ -164,15 +200,21 @@ class PackCAS(LocalCAS):
                 self._create()
                 self._implicit = _SharedWriter(self.path, self.hasher)
                 # What was saved and never flushed is not lost to a forgotten call.
-                self._at_exit = weakref.finalize(self, self._implicit.flush)
+                self._finalizer = weakref.finalize(self, leave, self._implicit)
+                self._finalizer.atexit = False  # `_flush_all` has its turn then
             return self._implicit
 
     def flush(self) -> Receipt:
+        flush_left()
         return self._implicit.flush() if self._implicit is not None else Receipt()
 
     def finish(self) -> None:
         if self.path.exists():
             self._index.save()
+
+    @property
+    def journals(self) -> Path:
+        return self.path / "journals"
 
     def announce(self) -> str:
         """Leaves a token in the folder, by which `preflight` knows on a worker that it is the same one."""
@@ -215,6 +257,14 @@ class PackCAS(LocalCAS):
                 temporary = self.path / "tmp" / temporary_name()
                 write_durably(temporary, self.path / "format", [FORMAT.encode()])
         self._checked = self._created = True
+
+    def ignore_index_file(self) -> None:
+        """From now on finds blocks by what the packs themselves say."""
+        self._index = PackIndex(self.path, uses_file=False)
+
+    def is_there(self) -> bool:
+        """Whether there is a store yet. Raises `InvalidInput` for a folder that holds something else."""
+        return self._check_format()
 
     def _check_format(self) -> bool:
         """Whether there is a store yet. Raises `InvalidInput` for a folder that holds something else."""
@@ -293,10 +343,19 @@ _living: "weakref.WeakSet[PackCAS]" = weakref.WeakSet()
 
 def _after_fork() -> None:
     """A forked child starts afresh: the locks may be held by threads, and what waits is its parent's."""
-    for cas in _living:
+    for cas in list(_living):
         if cas._implicit is not None:
-            cas._at_exit.detach()
+            cas._finalizer.detach()
         cas._begin()
+
+
+@atexit.register
+def _flush_all() -> None:
+    """Flushes what was saved and never flushed, as the interpreter ends."""
+    for cas in list(_living):
+        if cas._implicit is not None:
+            leave(cas._implicit)
+    flush_left()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -25,6 +25,7 @@ from hamt_bulk.cas.locations import Locations
 from hamt_bulk.cas.packfile import KINDS, temporary_name
 from hamt_bulk.cas.packmerge import groups, merge
 from hamt_bulk.errors import CASError
+from hamt_bulk.foreign import from_json
 
 MAGIC = b"hamt_bulk multi-pack index 1\n\0\0\0"
 MAX_FRESH_PACKS = 64
@@ -32,6 +33,10 @@ MIN_FRESH_SHARE = 0.1
 """An index file is written anew for so many packs, or so many blocks compared with those it has."""
 
 DIGEST_BYTES = 32
+MAX_OFFSET = 1 << 63
+"""No operating system reads from there."""
+
+_ROWS_AT_ONCE = 1 << 20
 
 LISTINGS = 20
 """How often the folder is listed again while others change it."""
@@ -45,9 +50,12 @@ class PackIndex:
     gone     packs that were there and, at the last look, were not: merged by another process, or lost
     version  how many times `refresh` found something
     unread  packs that could not be opened, and why; `refresh` tries them again
+
+    uses_file  whether the index file is believed where there is one. It knows nothing of a pack that was cut short
+               after it was written
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, uses_file: bool = True) -> None:
         self._folder = folder
         self._lock = RLock()
         self.archives: list[Archive] = []
@@ -57,6 +65,7 @@ class PackIndex:
         self._mapped = Locations.empty()
         self._fresh = Locations.empty()
         self._fresh_packs = 0
+        self._uses_file = uses_file
         self.opened = False
         self.version = 0
 
@@ -82,9 +91,9 @@ class PackIndex:
         True when there were some.
         """
         with self._lock:
-            listed = self._list()
+            listed = packs_in(self._folder)
             first, self.opened = not self.opened, True
-            if first:
+            if first and self._uses_file:
                 self._map(listed)
             found = first
             while True:
@@ -95,7 +104,9 @@ class PackIndex:
                     found = True
                 if not vanished:
                     break
-                listed = self._list()  # merged by another process just now, so what took its place is there
+                listed = packs_in(
+                    self._folder
+                )  # merged by another process just now, so what took its place is there
             self.version += found
             return found
 
@@ -143,32 +154,6 @@ class PackIndex:
         with self._lock:
             return [archive for archive in self.archives if archive.damage is not None]
 
-    def _list(self) -> set[str]:
-        """
-        The packs that are there.
-
-        What is renamed into a folder, and what is removed from it, while it is read may both be left out. So two
-        listings have to agree: a merged pack is there before those that it replaces go.
-        """
-        listed = self._listed()
-        for _ in range(LISTINGS):
-            before, listed = listed, self._listed()
-            if listed == before:
-                break
-        return listed
-
-    def _listed(self) -> set[str]:
-        listed: set[str] = set()
-        for kind in KINDS:
-            folder = self._folder / "packs" / kind
-            with outside("cannot list", folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
-                listed.update(
-                    f"{kind}/{entry.name}"
-                    for entry in entries
-                    if entry.name.endswith(".car") and entry.is_file()
-                )
-        return listed
-
     def save(self) -> None:
         """
         Merges small packs, and writes one index file over all sound packs, where that is worth it.
@@ -182,22 +167,49 @@ class PackIndex:
             small = self._fresh_packs < MAX_FRESH_PACKS and len(self._fresh) < MIN_FRESH_SHARE * len(
                 self._mapped
             )
-            if not merged and (self._fresh_packs < 2 or small):
-                return
-            every = Locations.merge([self._mapped, self._fresh])
-            sound = [number for number, archive in enumerate(self.archives) if archive.damage is None]
-            names = [_name(self.archives[number]) for number in sound]
-            parts = _encode(names, every.only(sound))
-            final = self._folder / "index" / f"{parts[-1].hex()[:40]}.mpi"
-            temporary = self._folder / "tmp" / temporary_name()
-            with outside("cannot write", final):
-                for path in (temporary, final):
-                    make_folder(path.parent)
-                old = set(final.parent.glob("*.mpi"))
-                write_durably(temporary, final, parts)
-                for path in old - {final}:
-                    path.unlink(missing_ok=True)
-            self._mapped, self._fresh, self._fresh_packs = every, Locations.empty(), 0
+            if merged or (self._fresh_packs > 1 and not small):
+                self._write()
+
+    def update(self) -> None:
+        """Writes one index file over all sound packs, whatever it costs."""
+        with self._lock:
+            self.refresh()
+            self._write()
+
+    def rewrite(self) -> None:
+        """As `update`, from what the packs themselves say alone, and not from an index file."""
+        with self._lock:
+            self._mapped = self._fresh = Locations.empty()
+            self.archives, self._names, self._fresh_packs = [], set(), 0
+            self._uses_file = self.opened = False
+            self.refresh()
+            self._write()
+
+    @property
+    def sound(self) -> int:
+        """How many packs have nothing wrong, as far as was seen."""
+        return sum(archive.damage is None for archive in self.archives)
+
+    @property
+    def rows(self) -> int:
+        """How many blocks there are, as often as they are there."""
+        return len(self._mapped) + len(self._fresh)
+
+    def _write(self) -> None:
+        every = Locations.merge([self._mapped, self._fresh])
+        sound = [number for number, archive in enumerate(self.archives) if archive.damage is None]
+        names = [_name(self.archives[number]) for number in sound]
+        parts = _encode(names, every.only(sound))
+        final = self._folder / "index" / f"{parts[-1].hex()[:40]}.mpi"
+        temporary = self._folder / "tmp" / temporary_name()
+        with outside("cannot write", final):
+            for path in (temporary, final):
+                make_folder(path.parent)
+            old = set(final.parent.glob("*.mpi"))
+            write_durably(temporary, final, parts)
+            for path in old - {final}:
+                path.unlink(missing_ok=True)
+        self._mapped, self._fresh, self._fresh_packs = every, Locations.empty(), 0
 
     def _merge_packs(self) -> bool:
         """Merges small packs. True when there were enough of them."""
@@ -213,20 +225,69 @@ class PackIndex:
         return bool(gone)
 
     def _map(self, listed: set[str]) -> None:
-        """Uses the index file that covers most of the packs that are there."""
-        best: tuple[list[str], Locations] | None = None
+        """
+        Uses the index file that covers most of the packs that are there, as far as it is about those.
+
+        What it says of a pack stays right, since the name of a pack is the hash of where its blocks are.
+        """
+        best: tuple[list[str], list[int], Locations] | None = None
         for path in (self._folder / "index").glob("*.mpi"):
             try:
-                read = _read(path)
+                names, locations = _read(path)
+                there = [number for number, name in enumerate(names) if name in listed]
             except (OSError, ValueError, TypeError, KeyError):
                 continue  # lost, damaged or foreign: the packs say the same
-            # An index of packs that are gone would send readers to them.
-            if listed.issuperset(read[0]) and (best is None or len(best[0]) < len(read[0])):
-                best = read
+            if there and (best is None or len(best[1]) < len(there)):
+                best = names, there, locations
         if best is not None:
-            names, self._mapped = best
-            self.archives += [Archive(self._folder / "packs" / name) for name in names]
-            self._names.update(names)
+            names, there, locations = best
+            self._mapped = locations if len(there) == len(names) else locations.only(there)
+            self.archives += [Archive(self._folder / "packs" / names[number]) for number in there]
+            self._names.update(names[number] for number in there)
+
+
+def packs_in(folder: Path) -> set[str]:
+    """
+    The packs that are there, as KIND/NAME.car.
+
+    What is renamed into a folder, and what is removed from it, while it is read may both be left out. So two
+    listings have to agree: a merged pack is there before those that it replaces go.
+    """
+    listed = _listed(folder)
+    for _ in range(LISTINGS):
+        before, listed = listed, _listed(folder)
+        if listed == before:
+            break
+    return listed
+
+
+def _listed(folder: Path) -> set[str]:
+    listed: set[str] = set()
+    for kind in KINDS:
+        packs = folder / "packs" / kind
+        with outside("cannot list", packs), suppress(FileNotFoundError), os.scandir(packs) as entries:
+            listed.update(
+                f"{kind}/{entry.name}" for entry in entries if entry.name.endswith(".car") and entry.is_file()
+            )
+    return listed
+
+
+def rows_of(folder: Path, name: str) -> dict[int, int]:
+    """
+    What index files say of one pack: the first eight bytes of a digest, as a number, by where its section starts.
+
+    For a pack whose own index is lost.
+    """
+    rows: dict[int, int] = {}
+    for path in (folder / "index").glob("*.mpi"):
+        try:
+            names, locations = _read(path)
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # lost, damaged or foreign
+        if name in names:
+            own = locations.files == names.index(name)
+            rows.update(zip(locations.offsets[own].tolist(), locations.prefixes[own].tolist(), strict=True))
+    return rows
 
 
 def _name(archive: Archive) -> str:
@@ -255,7 +316,7 @@ def _read(path: Path) -> tuple[list[str], Locations]:
     if blake3(data.data[:body]).digest() != data[body:].tobytes():
         raise ValueError("damaged")
     at = start + int.from_bytes(data[len(MAGIC) : start].tobytes(), "little")
-    head = json.loads(data[start:at].tobytes())
+    head = from_json(data[start:at].tobytes())
     rows: int = head["rows"]
     if at + rows * 20 != body or at % 8:
         raise ValueError(f"{body - at} bytes of columns, expected {rows} rows of 20")
@@ -263,4 +324,10 @@ def _read(path: Path) -> tuple[list[str], Locations]:
     locations = Locations(prefixes, data[at + 16 * rows : body].view(np.uint32), offsets)
     if rows and int(locations.files.max()) >= len(head["packs"]):
         raise ValueError(f"a row in file {locations.files.max()} of {len(head['packs'])}")
+    if rows and int(offsets.max()) >= MAX_OFFSET:
+        raise ValueError(f"an offset of {offsets.max()}")
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        part = prefixes[first : first + _ROWS_AT_ONCE + 1]
+        if (part[1:] < part[:-1]).any():
+            raise ValueError("rows out of order")
     return head["packs"], locations

@@ -29,17 +29,19 @@ SMALL_PACK_BYTES = 4 << 20
 _CLASS_BITS = 3  # a class of sizes ends at eight times where it begins
 
 
-def groups(sizes: Mapping[str, int]) -> list[list[str]]:
+def groups(sizes: Mapping[str, int], to_one: bool = False) -> list[list[str]]:
     """
     Which packs to merge into one each.
 
-    sizes  bytes by name, KIND/NAME.car
+    sizes   bytes by name, KIND/NAME.car
+    to_one  all small packs of a kind, however few there are
     """
     classes: dict[tuple[str, int], list[str]] = defaultdict(list)
     for name, size in sizes.items():
         if size < SMALL_PACK_BYTES:
-            classes[name.partition("/")[0], size.bit_length() // _CLASS_BITS].append(name)
-    return [sorted(names) for names in classes.values() if len(names) >= MERGED_PACKS]
+            classes[name.partition("/")[0], 0 if to_one else size.bit_length() // _CLASS_BITS].append(name)
+    least = 2 if to_one else MERGED_PACKS
+    return [sorted(names) for names in classes.values() if len(names) >= least]
 
 
 def merge(folder: Path, names: Sequence[str]) -> list[str]:

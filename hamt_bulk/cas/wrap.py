@@ -10,7 +10,9 @@ from hamt_bulk.cas.base import (
     CodecInput,
     ContentAddressedStore,
     blocks_of,
+    bounds,
     refuse_other_answer,
+    several,
 )
 from hamt_bulk.cas.blocks import BlockCAS, LocalCAS
 from hamt_bulk.cas.loop import run_sync
@@ -136,11 +138,12 @@ class VerifyingCAS(WrappingCAS):
         return _cut(value, offset, length, suffix)
 
     def load_range(self, cid: AnyCID, start: int, stop: int | None) -> bytes:
+        start, stop = bounds(start, stop)
         [value] = self.load_many([cid])
-        return _cut(value, start, None if stop is None else max(stop - start, 0), None)
+        return value[start:stop]
 
     def load_many(self, cids: Sequence[AnyCID]) -> list[bytes]:
-        names = [to_bytes(cid) for cid in cids]
+        names = several(cids)
         values = self.inner.load_many(names)
         for cid, value in zip(names, values, strict=True):
             _verify_value(cid, value)

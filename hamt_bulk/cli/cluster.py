@@ -38,7 +38,11 @@ def running_on(workers: int | None, threads: int | None, scheduler: str | None) 
             yield f"{count} threads"
     else:
         count = workers or CPU_COUNT
-        with _children_without_interrupts():
+        # Dask's local cluster gives up a worker that is being replaced 15 seconds after another death of it.
+        with (
+            dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}),
+            _children_without_interrupts(),
+        ):
             cluster = LocalCluster(
                 n_workers=count,
                 threads_per_worker=threads or 1,

@@ -16,6 +16,7 @@ from rich.console import Console
 from hamt_bulk.block import to_bytes
 from hamt_bulk.cas import ContentAddressedStore, PackCAS, open_cas
 from hamt_bulk.errors import HamtError, InvalidInput
+from hamt_bulk.wording import size_text as size_text
 
 P = ParamSpec("P")
 
@@ -91,16 +92,6 @@ def wrong(name: str, message: str) -> NoReturn:
 def packs_of(cas: ContentAddressedStore) -> int | None:
     """How many packs a folder has."""
     return len(list((cas.path / "packs").glob("*/*.car"))) if isinstance(cas, PackCAS) else None
-
-
-def size_text(count: int) -> str:
-    """Bytes as people read them."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:

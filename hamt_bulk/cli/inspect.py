@@ -1,4 +1,4 @@
-"""`hamt-bulk info`, `ls`, `cat` and `check`: what there is under a root."""
+"""`hamt-bulk info`, `ls` and `cat`: what there is under a root."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ SIZES_AT_ONCE = 256
 
 def add_to(app: typer.Typer) -> None:
     """Adds this module's commands."""
-    for function in (info, ls, cat, check):
+    for function in (info, ls, cat):
         app.command()(function)
 
 
@@ -74,23 +74,6 @@ def cat(
         raise KeyNotFound(f"{text(tree.root)} has no key {key!r}: `hamt-bulk ls` lists those it has")
     sys.stdout.buffer.write(tree.read(pointer))
     sys.stdout.buffer.flush()
-
-
-@command
-def check(
-    root: RootArgument,
-    cas: CasOption = None,
-    values: Annotated[
-        bool, typer.Option("--values/--no-values", help="Look at values too, or at the tree alone.")
-    ] = True,
-) -> None:
-    """Look at every block: is it there, is it what its CID says, is the tree as it should be."""
-    from hamt_bulk.integrity import check as check_tree
-
-    report = check_tree(root_of(root), store(cas), values=values)
-    print(report)
-    if not report.ok:
-        raise typer.Exit(1)
 
 
 def _batches(items: Sequence[T]) -> Iterator[list[T]]:

@@ -16,8 +16,8 @@ from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.cas.configured import providers
 from hamt_bulk.dask.batches import WINDOW_BLOCKS
 from hamt_bulk.dask.layers import Key
-from hamt_bulk.dask.runner import Stage, Window, run, runner_here
-from hamt_bulk.dask.stages import fresh, task, tree_stages
+from hamt_bulk.dask.runner import Window, run, runner_here
+from hamt_bulk.dask.stages import ValuesStage, fresh, task, tree_stages
 from hamt_bulk.errors import InvalidInput
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import HashFn, blake3_hashfn
@@ -60,7 +60,7 @@ def build(
     windows = (
         _window(target, pieces[at : at + WINDOW_BLOCKS]) for at in range(0, len(pieces), WINDOW_BLOCKS)
     )
-    write = Stage("write", len(pieces), windows)
+    write = ValuesStage("write", len(pieces), windows, target.cas)
     root = None if base is None else to_bytes(base)
     tree = Base.of(target, root)
     stages = tree_stages(target, write, [], tree, runner.workers)

@@ -1,10 +1,12 @@
 """A cluster, whose workers may come, go and die."""
 
 import asyncio
+import logging
+import uuid
 from typing import Any, TypeAlias
 
 import dask
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, Variable, as_completed
 from distributed.scheduler import KilledWorker
 
 from hamt_bulk.cas import ContentAddressedStore
@@ -14,6 +16,8 @@ from hamt_bulk.dask.stage import Stage, Tick, Window
 from hamt_bulk.dask.workers import preflight
 from hamt_bulk.errors import CASError, WorkersDied
 
+log = logging.getLogger("hamt_bulk.dask")
+
 AnyFuture: TypeAlias = "Future[Any]"
 """In quotes: before 2026 the class takes no parameter."""
 
@@ -22,6 +26,12 @@ MAX_WINDOWS = 2
 
 MAX_SUSPECTS = 8
 """So many tasks may have killed their workers before no more windows are begun."""
+
+LOOK_SECONDS = 30
+"""How often workers are looked for while no task ends."""
+
+SPOT_SECONDS = 5
+"""How long a task that died may have needed to note what it worked on."""
 
 
 class ClientRunner:
@@ -67,8 +77,8 @@ class _Running:
     """
     One stage on the cluster.
 
-    A task whose workers all died is cut into smaller ones, until those that kill are known: a task that only ran beside
-    one of them comes through. Single ones are tried once more at the end, each alone.
+    A task whose workers all died may have killed them, or have run beside one that did. When nothing else is left it
+    runs once more, alone, and notes what it works on: so the error can name the chunk.
     """
 
     def __init__(self, client: Client, stage: Stage, tick: Tick) -> None:
@@ -79,7 +89,9 @@ class _Running:
         self.futures: dict[AnyFuture, int] = {}
         self._windows: list[set[AnyFuture]] = []
         self._suspects: dict[Key, KilledWorker] = {}
-        self._guilty: dict[Key, KilledWorker] = {}
+        self._guilty: dict[str, KilledWorker] = {}
+        self._spot: Variable | None = None
+        self._looks = 0
 
     async def results(self) -> list[Any]:
         """The results of all windows."""
@@ -93,26 +105,64 @@ class _Running:
                 else:
                     self._submit(window)
             if not self._windows and not await self._try_alone():
-                break
-            future, result = await self._done.__anext__()
-            units = self.futures.pop(future)
-            for waiting in self._windows:
-                waiting.discard(future)
+                if self._guilty:
+                    raise self._died()
+                if not more:
+                    return results
+                continue
+            key, units, result = await self._next()
             if isinstance(result, BaseException):
                 raise CASError(
-                    f"the cluster gave up {self._stage.describe(future.key)} ({result}): was its scheduler "
-                    "restarted, or the task cancelled? Call again"
+                    f"the cluster gave up {self._stage.describe(key)} ({result}): was its scheduler restarted, or the "
+                    "task cancelled? Call again"
                 )
             if _is_failure(result):
-                await self._failed(future.key, result[1], result[2])
+                await self._failed(key, result[1], result[2])
             else:
-                await asyncio.to_thread(self._stage.finished, future.key, result)
+                await asyncio.to_thread(self._stage.finished, key, result)
                 results.append(result)
                 self._tick(units)
-            self._windows = [waiting for waiting in self._windows if waiting]
-        if self._guilty:
-            raise self._died()
-        return results
+
+    async def _next(self) -> tuple[Key, int, Any]:
+        """
+        The key, units and result of the next task that ends.
+
+        Its future is let go of: the scheduler would compute a result again that is lost with its worker.
+        """
+        while True:
+            waiting = asyncio.ensure_future(self._done.__anext__())
+            try:
+                await asyncio.wait([waiting], timeout=LOOK_SECONDS)
+            finally:
+                if not waiting.done():
+                    waiting.cancel()
+            if waiting.done() and not waiting.cancelled():
+                break
+            await self._look_for_workers()
+        future, result = waiting.result()
+        key, units = future.key, self.futures.pop(future)
+        for window in self._windows:
+            window.discard(future)
+        self._windows = [window for window in self._windows if window]
+        return key, units, result
+
+    async def _look_for_workers(self) -> None:
+        """Says when the cluster has no workers. Raises `WorkersDied` when they died, and none came back."""
+        if await self._client.scheduler.ncores():  # type: ignore[union-attr]
+            self._looks = 0
+            return
+        self._looks += 1
+        killers = [*map(self._stage.describe, self._suspects), *self._guilty]
+        if self._spot is not None and self._looks > 1:
+            [future] = self.futures
+            what, _ = self._stage.without(future.key, await self._noted(self._spot), self._spot.name)
+            killers.append(what)
+        if killers and self._looks > 1:
+            raise WorkersDied(
+                f"the cluster has no workers left: they died while they worked on {'; '.join(killers)}, and none came "
+                f"back for {self._looks * LOOK_SECONDS} seconds. What was finished is kept"
+            )
+        log.warning("the cluster has no workers: waiting for some")
 
     def _submit(self, window: Window) -> None:
         keys = list(window.results)
@@ -124,35 +174,51 @@ class _Running:
         self._done.update(futures)
 
     async def _failed(self, key: Key, error: BaseException, trace: Any) -> None:
-        """Submits what is to be tried in the place of a task that failed. Raises where nothing is."""
-        if not isinstance(error, KilledWorker | Halted):
+        """What becomes of a task that failed. Raises where that ends the build."""
+        if isinstance(error, Halted):
+            window = await asyncio.to_thread(self._stage.again, key, None)
+            if window is None:
+                raise CASError(f"the cluster took back {self._stage.describe(key)}: call again")
+            self._submit(window)
+        elif not isinstance(error, KilledWorker):
             raise error.with_traceback(trace)
-        if isinstance(error, KilledWorker) and error.task != key:
+        elif error.task != key:
             needing = self._stage.describe(key)
             raise WorkersDied(f"{needing} needs what {error.task!r} computes. {error}") from error
-        smaller = isinstance(error, KilledWorker)
-        window = await asyncio.to_thread(self._stage.again, key, smaller=smaller)
-        if window is not None:
-            self._submit(window)
-        elif isinstance(error, KilledWorker):
-            # What ran beside it may have killed the worker.
-            (self._suspects if self.futures else self._guilty)[key] = error
+        elif self._spot is None:
+            self._suspects[key] = error
         else:
-            raise CASError(f"the cluster took back {self._stage.describe(key)}: call again")
+            number = await self._noted(self._spot)
+            what, window = await asyncio.to_thread(self._stage.without, key, number, self._spot.name)
+            self._guilty[what] = error
+            if window is not None:
+                self._submit(window)
 
     async def _try_alone(self) -> bool:
         """Submits one of the tasks that may have killed their workers, now that nothing else runs, if there is one."""
+        self._spot = None
         while self._suspects:
             key, error = self._suspects.popitem()
-            window = await asyncio.to_thread(self._stage.again, key, smaller=False)
+            spot = Variable(f"hamt-bulk-{uuid.uuid4().hex}", client=self._client)
+            window = await asyncio.to_thread(self._stage.again, key, spot.name)
             if window is not None:
+                self._spot = spot
                 self._submit(window)
                 return True
-            self._guilty[key] = error
+            self._guilty[self._stage.describe(key)] = error
         return False
 
+    async def _noted(self, spot: Variable) -> int:
+        """What a task noted before its workers died; -1 where it did not come so far."""
+        try:
+            if self._client.asynchronous:
+                return int(await spot.get(timeout=SPOT_SECONDS))
+            return int(await asyncio.to_thread(spot.get, timeout=SPOT_SECONDS))
+        except TimeoutError:
+            return -1
+
     def _died(self) -> WorkersDied:
-        first, *others = map(self._stage.describe, self._guilty)
+        first, *others = self._guilty
         count = next(iter(self._guilty.values())).allowed_failures + 1
         also = f" The same goes for {'; '.join(others)}." if others else ""
         return WorkersDied(

@@ -44,9 +44,17 @@ class Stage:
     def finished(self, key: Key, result: Any) -> None:
         """Called once with each result, as it comes, by one thread at a time."""
 
-    def again(self, key: Key, *, smaller: bool) -> Window | None:
-        """Tasks in the place of one that did not end: the same once more, or `smaller` ones; `None` if there are none."""
+    def again(self, key: Key, spot: str | None) -> Window | None:
+        """
+        The task `key` once more, under another key; `None` where that cannot be.
+
+        spot  the name of a distributed `Variable` in which the task notes what it works on, as numbers
+        """
         return None
+
+    def without(self, key: Key, number: int, spot: str) -> tuple[str, Window | None]:
+        """What `number` in the task `key` is, for people, and a task for the others, if there are some."""
+        return self.describe(key), None
 
     def describe(self, key: Key) -> str:
         """What the task `key` works on, for people."""

@@ -8,11 +8,14 @@ from typing import Any
 
 from dask._task_spec import List, Task, TaskRef
 
-from hamt_bulk.block import to_cid
+from hamt_bulk.block import text, to_cid
 from hamt_bulk.bulk import Base, Target, conclude, index_part, write_root
+from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.cas.wrap import translated
 from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.stage import Stage, Stages, Window
 from hamt_bulk.dask.workers import require_versions, versions
+from hamt_bulk.errors import NotPortable
 from hamt_bulk.layout import WIDTH, Slot
 from hamt_bulk.manifest import Manifest
 
@@ -43,6 +46,28 @@ def task(key: Key, call: Callable[..., Any], *arguments: Any) -> Task:
 def _checked(call: Callable[..., Any], expected: dict[str, str], *arguments: Any) -> Any:
     require_versions(expected)
     return call(*arguments)
+
+
+class ValuesStage(Stage):
+    """A stage whose results are manifests of values that tasks saved."""
+
+    def __init__(
+        self, name: str, total: int, windows: Iterator[Window], cas: ContentAddressedStore, done: int = 0
+    ) -> None:
+        super().__init__(name, total, windows, done)
+        self._cas = cas
+        self._arrived = False
+
+    def finished(self, key: Key, result: Manifest) -> None:
+        """Raises `NotPortable` when the first value that comes is not in the store that the driver has."""
+        if not self._arrived and (cid := next(filter(None, result.pointers), None)) is not None:
+            with translated(self._cas, [cid]):
+                [self._arrived] = self._cas.has_many([cid])
+            if not self._arrived:
+                raise NotPortable(
+                    f"{text(cid)} was saved by a task and is not in {self._cas!r} here: its tasks work on a copy, such as a "
+                    "dict that was pickled. A store for workers keeps its blocks outside of the object"
+                )
 
 
 def tree_stages(

@@ -1,20 +1,24 @@
 """
 Whether a tree is whole: every block present and hashed, every key where lookups go, every node as a build
-would write it.
+would write it, and of a Zarr hierarchy every key accounted for.
 
-Memory is that of the nodes that wait at one time, a few levels of a few hundred, and of the problems that
-are listed; values are read a few at a time.
+Memory is that of the nodes that wait at one time, a few levels of a few hundred, of the problems that are listed,
+and 16 bytes for each block, by which one that many keys have is counted once; values are read a few at a time.
 """
+
+import sys
 
 from hamt_bulk.block import AnyCID, to_bytes
 from hamt_bulk.cas import ContentAddressedStore, open_cas
-from hamt_bulk.integrity.answers import Loader
-from hamt_bulk.integrity.nodes import TreeWalk
-from hamt_bulk.integrity.report import Findings, Kind, Problem, Report
+from hamt_bulk.integrity.repair import finish, refuse_unrepairable
+from hamt_bulk.integrity.report import Kind, Problem, Report, StoredChunks
+from hamt_bulk.integrity.seen import Seen
+from hamt_bulk.integrity.tally import Tally
+from hamt_bulk.integrity.walks import Job, concluded, whole
 from hamt_bulk.manifest import HashFn, blake3_hashfn
 from hamt_bulk.progress import BuildProgress, ProgressOption, progress_of
 
-__all__ = ["Kind", "Problem", "Report", "check"]
+__all__ = ["Kind", "Problem", "Report", "StoredChunks", "check"]
 
 
 def check(
@@ -22,6 +26,8 @@ def check(
     cas: ContentAddressedStore | str,
     *,
     values: bool = True,
+    zarr: bool = True,
+    repair_from: ContentAddressedStore | str | None = None,
     max_bucket_size: int | None = None,
     hash_fn: HashFn = blake3_hashfn,
     max_problems: int = 1000,
@@ -30,22 +36,37 @@ def check(
     """
     What is wrong with a tree and its values, if anything.
 
-    values           `False`: nodes alone
+    values           `False`: nodes alone, and metadata
+    zarr             whether keys are compared with Zarr's metadata, where there is some at the top of the tree
+    repair_from      another store: what is missing or altered in `cas` is copied from it, verified. The report
+                     has what was repaired, durably, and the problems that remain
     max_bucket_size  what the tree was built with; `None`: whatever explains it best
     max_problems     how many are listed; all are counted
     progress         as in `to_hamt`; the units are the subtrees of the root
 
-    Raises `CASError` when the store is out of reach, and nothing else about what it finds.
+    Runs on the active Dask Client; without one, or where a store cannot leave this process, here. The report is
+    the same.
+
+    Raises `CASError` when a store is out of reach, by when what was repaired stays; `ReadOnly` before any work
+    when there is a store to repair that cannot be written to; and nothing else about what it finds.
     """
-    load = Loader(open_cas(cas)).load
-    with progress_of(progress) as show:
-        found = Findings(max_problems)
-        walk = TreeWalk(found, hash_fn, values, lambda done, total: show(BuildProgress("check", done, total)))
-        steps = walk.tree(to_bytes(root))
-        try:
-            cids = next(steps)
-            while True:
-                cids = steps.send(load(cids))
-        except StopIteration:
-            pass
-    return walk.report(to_bytes(root), max_bucket_size)
+    opened = open_cas(cas)
+    other = None if repair_from is None else open_cas(repair_from)
+    if other is not None:
+        refuse_unrepairable(opened, other)
+    job = Job(to_bytes(root), opened, other, hash_fn, values, zarr, max_problems)
+    tally, complete = Tally(max_problems), False
+    # Without distributed there is no Client, and it takes a second to import.
+    if "distributed" in sys.modules:
+        from hamt_bulk.integrity.parallel import on_client
+
+        tally, complete = on_client(job, progress)
+    if not complete:
+        repaired, samples = tally.repaired, tally.samples
+        with progress_of(progress) as show:
+            tally = whole(job, lambda done, total: show(BuildProgress("check", done, total)))
+        tally.repaired = Seen.together([repaired, tally.repaired])
+        tally.samples += samples
+    if len(tally.repaired):
+        finish(opened, tally.samples)
+    return concluded(job, tally, max_bucket_size)

@@ -2,16 +2,17 @@
 The nodes of a tree: whether each is there, every key where lookups go, every node as a build would write it.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import libipld
 
-from hamt_bulk.block import DAG_CBOR, parse, text
+from hamt_bulk.block import DAG_CBOR, parse
 from hamt_bulk.errors import HamtError, MalformedNode
+from hamt_bulk.integrity.accounts import Accounts
 from hamt_bulk.integrity.answers import Answer, Checks, Whole, ask, fault_of_cid, remember
-from hamt_bulk.integrity.report import Findings, Report, kind_of
+from hamt_bulk.integrity.report import kind_of
+from hamt_bulk.integrity.tally import Tally, shown
 from hamt_bulk.integrity.values import ValueWalk
 from hamt_bulk.layout import PyHamt, Slot
 from hamt_bulk.manifest import HashFn
@@ -23,7 +24,7 @@ LARGEST_BUCKET = 255
 
 
 @dataclass(slots=True, eq=False)
-class _Subtree:
+class Subtree:
     """
     A node and what is known of the entries below it.
 
@@ -33,48 +34,49 @@ class _Subtree:
 
     cid: bytes
     path: bytes
-    parent: "_Subtree | None"
+    parent: "Subtree | None"
     entries: int = 0
     waiting: int = 0
     whole: bool = True
 
 
-@dataclass(slots=True)
-class _Sizes:
-    """How often each size occurs, and where it did first."""
-
-    limit: int
-    counts: Counter[int] = field(default_factory=Counter)
-    places: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
-
-    def add(self, size: int, cid: bytes, path: bytes) -> None:
-        self.counts[size] += 1
-        places = self.places.setdefault(size, [])
-        if len(places) < self.limit:
-            places.append((cid, path))
+def tops(nodes: Sequence[tuple[bytes, bytes]]) -> list[Subtree]:
+    """The subtrees under a root that nobody looks at here, from their CIDs and paths."""
+    root = Subtree(b"", b"", None, waiting=len(nodes) + 1)
+    return [Subtree(cid, path, root) for cid, path in nodes]
 
 
 class TreeWalk:
-    """The traversal, and what it has counted."""
+    """The traversal. It is `begun` at a root, or `below` nodes that others have found."""
 
     def __init__(
-        self, found: Findings, hash_fn: HashFn, values: bool, progress: Callable[[int, int], None]
+        self,
+        tally: Tally,
+        hash_fn: HashFn,
+        values: ValueWalk | None,
+        accounts: Accounts,
+        progress: Callable[[int, int], None],
     ) -> None:
-        self._found = found
+        self._tally = tally
+        self._found = tally.found
         self._hash_fn = hash_fn
         self._width = len(hash_fn(b""))
-        self._values = ValueWalk(found) if values else None
+        self._values = values
+        self._accounts = accounts
         self._progress = progress
         self._layout = PyHamt()
-        self.nodes = self.entries = self.bytes = self.depth = 0
         self._done = self._total = 0
-        self._buckets = _Sizes(found.limit)
-        self._children = _Sizes(found.limit)
         self._seen: dict[bytes, bytes] = {}
 
-    def tree(self, root: bytes) -> Checks[None]:
-        """Looks at everything below `root`."""
-        waiting = [_Subtree(root, b"", None)]
+    def begun(self, root: bytes) -> Checks[list[Subtree]]:
+        """Looks at the root alone. The subtrees below it are returned."""
+        node = Subtree(root, b"", None)
+        answers = yield from ask(iter([root]))
+        return self._node(node, answers[root])
+
+    def below(self, subtrees: Sequence[Subtree]) -> Checks[None]:
+        """Looks at everything in these subtrees."""
+        waiting = list(subtrees)
         while waiting:
             batch = waiting[-NODES_AT_ONCE:]
             del waiting[-NODES_AT_ONCE:]
@@ -83,52 +85,16 @@ class TreeWalk:
                 waiting += self._node(node, answers[node.cid])
                 if self._values is not None and self._values.is_full:
                     yield from self._values.look()
+
+    def ended(self) -> Checks[None]:
+        """Looks at the values that still wait."""
         if self._values is not None:
             yield from self._values.look()
 
-    def report(self, root: bytes, bucket_size: int | None) -> Report:
-        """What was found, with the problems that show only when all nodes are known."""
-        size = self._likely_bucket_size() if bucket_size is None else bucket_size
-        for entries, places in sorted(self._buckets.places.items()):
-            if entries > size:
-                self._found.count += self._buckets.counts[entries] - len(places)
-                for cid, path in places:
-                    what = f"a bucket of {entries} entries, expected at most {size}, so a child node"
-                    self._found.add("not canonical", cid, _shown(path), what)
-        for entries, places in sorted(self._children.places.items()):
-            if 0 < entries <= size:
-                self._found.count += self._children.counts[entries] - len(places)
-                for cid, path in places:
-                    what = f"a child node of {entries} entries, expected more than {size}, else a bucket"
-                    self._found.add("not canonical", cid, _shown(path), what)
-        values = self._values or ValueWalk(self._found)
-        return Report(
-            root=text(root),
-            nodes=self.nodes,
-            entries=self.entries,
-            values=values.values,
-            blocks=self.nodes + values.blocks,
-            bytes=self.bytes + values.bytes,
-            depth=self.depth,
-            bucket_size=size,
-            problems=tuple(self._found.problems),
-            problem_count=self._found.count,
-        )
-
-    def _likely_bucket_size(self) -> int:
-        """The least size of those for which the fewest buckets are too large and child nodes too small."""
-
-        def strays(size: int) -> int:
-            large = sum(count for entries, count in self._buckets.counts.items() if entries > size)
-            small = sum(count for entries, count in self._children.counts.items() if 0 < entries <= size)
-            return large + small
-
-        return min(range(1, max(self._buckets.counts, default=1) + 1), key=strays)
-
-    def _node(self, node: _Subtree, answer: Answer) -> list[_Subtree]:
+    def _node(self, node: Subtree, answer: Answer) -> list[Subtree]:
         """The children that are to be looked at next."""
         slots = self._decoded(node, answer)
-        children: list[_Subtree] = []
+        children: list[Subtree] = []
         if slots is not None:
             for number, slot in enumerate(slots):
                 below = node.path + bytes((number,))
@@ -142,40 +108,41 @@ class TreeWalk:
         self._finish(node)
         return children
 
-    def _decoded(self, node: _Subtree, answer: Answer) -> list[Slot] | None:
+    def _decoded(self, node: Subtree, answer: Answer) -> list[Slot] | None:
         """The slots of a node; `None` when there is nothing to see below it."""
         if isinstance(answer, HamtError):
             node.whole = False
-            self._found.add(kind_of(answer), node.cid, _shown(node.path), str(answer))
+            self._found.add(kind_of(answer), node.cid, shown(node.path), str(answer))
             return None
         assert not isinstance(answer, Whole)
         try:
             slots = self._layout.decode(node.cid, answer)
         except MalformedNode as error:
             node.whole = False
-            self._found.add("unreadable", node.cid, _shown(node.path), str(error))
+            self._found.add("unreadable", node.cid, shown(node.path), str(error))
             return None
-        self.nodes += 1
-        self.bytes += len(answer)
-        self.depth = max(self.depth, len(node.path))
+        self._tally.nodes += 1
+        self._tally.bytes += len(answer)
+        self._tally.depth = max(self._tally.depth, len(node.path))
         if not any(slots):
             if node.parent is not None:
-                self._found.add("not canonical", node.cid, _shown(node.path), "an empty child node")
+                self._found.add("not canonical", node.cid, shown(node.path), "an empty child node")
             return None
         first = self._seen.get(node.cid)
         if first is not None and not self._belongs(slots, node.path):
             # What lies below both cannot belong to both, and following such links could take for ever.
             node.whole = False
-            what = f"the same node lies at {_shown(first)}, and its keys cannot belong in both places"
-            self._found.add("misplaced", node.cid, _shown(node.path), what)
+            what = f"the same node lies at {shown(first)}, and its keys cannot belong in both places"
+            self._found.add("misplaced", node.cid, shown(node.path), what)
             return None
         remember(self._seen, node.cid, node.path)
+        self._tally.placed.add(node.cid)
         if parse(node.cid).codec != DAG_CBOR:
             what = f"codec {parse(node.cid).codec:#x}, expected dag-cbor ({DAG_CBOR:#x})"
-            self._found.add("not canonical", node.cid, _shown(node.path), what)
+            self._found.add("not canonical", node.cid, shown(node.path), what)
         if libipld.encode_dag_cbor([[slot] if isinstance(slot, bytes) else slot for slot in slots]) != answer:
             what = "its bytes are not dag-cbor as a build writes it: keys out of order, or numbers too long"
-            self._found.add("not canonical", node.cid, _shown(node.path), what)
+            self._found.add("not canonical", node.cid, shown(node.path), what)
         return slots
 
     def _belongs(self, slots: list[Slot], path: bytes) -> bool:
@@ -183,39 +150,41 @@ class TreeWalk:
         keys = [key for slot in slots if isinstance(slot, dict) for key in slot]
         return bool(keys) and all(self._hash_fn(key.encode()).startswith(path) for key in keys)
 
-    def _child(self, node: _Subtree, cid: bytes, path: bytes) -> Iterator[_Subtree]:
+    def _child(self, node: Subtree, cid: bytes, path: bytes) -> Iterator[Subtree]:
         if (fault := fault_of_cid(cid)) is not None:
-            self._found.add("unreadable", cid, _shown(path), fault)
+            self._found.add("unreadable", cid, shown(path), fault)
         elif len(path) >= self._width:
             what = f"a node below all {self._width} bytes of a hash, where nothing can tell keys apart"
-            self._found.add("not canonical", cid, _shown(path), what)
+            self._found.add("not canonical", cid, shown(path), what)
         else:
-            yield _Subtree(cid, path, node)
+            yield Subtree(cid, path, node)
             return
         node.whole = False
 
-    def _bucket(self, node: _Subtree, bucket: dict[str, bytes], path: bytes) -> None:
-        self.entries += len(bucket)
+    def _bucket(self, node: Subtree, bucket: dict[str, bytes], path: bytes) -> None:
+        self._tally.entries += len(bucket)
         node.entries += len(bucket)
-        self._buckets.add(len(bucket), node.cid, path)
+        self._tally.buckets.add(len(bucket), node.cid, path)
         for key, pointer in bucket.items():
             digest = self._hash_fn(key.encode())
             if not digest.startswith(path):
-                what = f"its hash leads to {_shown(digest[: len(path)])}, but it lies at {_shown(path)}"
+                what = f"its hash leads to {shown(digest[: len(path)])}, but it lies at {shown(path)}"
                 self._found.add("misplaced", node.cid, key, what)
+            else:
+                self._accounts.add(key, pointer)
             if (fault := fault_of_cid(pointer)) is not None:
                 self._found.add("unreadable", pointer, key, fault)
             elif self._values is not None:
                 self._values.add(pointer, key)
 
-    def _finish(self, node: _Subtree) -> None:
+    def _finish(self, node: Subtree) -> None:
         """Counts what is below `node`, and below those above it that had been waiting for it alone."""
-        at: _Subtree | None = node
+        at: Subtree | None = node
         while at is not None and at.waiting == 0:
             above = at.parent
             if above is not None:
-                if at.whole and at.entries <= LARGEST_BUCKET:
-                    self._children.add(at.entries, at.cid, at.path)
+                if at.whole and 0 < at.entries <= LARGEST_BUCKET:
+                    self._tally.children.add(at.entries, at.cid, at.path)
                 above.entries += at.entries
                 above.whole &= at.whole
                 above.waiting -= 1
@@ -223,7 +192,3 @@ class TreeWalk:
                 self._done += 1
                 self._progress(self._done, self._total)
             at = above
-
-
-def _shown(path: bytes) -> str:
-    return "/" + path.hex("/") if path else "/"

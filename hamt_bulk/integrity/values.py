@@ -1,6 +1,6 @@
 """The values of a tree: whether each is there, with all blocks of its file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -8,10 +8,14 @@ from hamt_bulk import unixfs
 from hamt_bulk.block import DAG_PB, parse
 from hamt_bulk.errors import HamtError, MalformedNode
 from hamt_bulk.integrity.answers import Answer, Checks, Whole, ask, remember
-from hamt_bulk.integrity.report import Findings, Kind, kind_of
+from hamt_bulk.integrity.report import Findings, kind_of
+from hamt_bulk.integrity.seen import BLOCK, VALUE, Seen
 
 VALUES_AT_ONCE = 32
 """Blocks of values in one request: 32 MiB of ours, 64 of the largest that are exchanged."""
+
+KEYS_AT_ONCE = 4096
+"""Keys whose values wait for a request: many keys may have few values."""
 
 
 @dataclass(slots=True, eq=False)
@@ -21,22 +25,12 @@ class _Value:
 
     walked  nodes of its file, and how long their parts of it are
     faulty  blocks that were reported
-    fault   the first thing that is wrong
     """
 
     cid: bytes
     keys: list[str]
     walked: dict[bytes, int] = field(default_factory=dict)
     faulty: set[bytes] = field(default_factory=set)
-    fault: "_Fault | None" = None
-
-
-class _Fault(NamedTuple):
-    """What is wrong with a block."""
-
-    kind: Kind
-    cid: bytes
-    message: str
 
 
 class _Piece(NamedTuple):
@@ -49,31 +43,32 @@ class _Piece(NamedTuple):
 
 
 class ValueWalk:
-    """The walk over values as the tree's walk comes upon them, and what it has counted."""
+    """The walk over values as the tree's walk comes upon them."""
 
-    def __init__(self, found: Findings) -> None:
+    def __init__(self, found: Findings, blocks: Seen) -> None:
         self._found = found
-        self.values = self.blocks = self.bytes = 0
+        self._blocks = blocks
         self._pending: dict[bytes, _Value] = {}
-        self._faults: dict[bytes, _Fault | None] = {}
+        self._keys = 0
+        self._sound: dict[bytes, None] = {}
         self._leaves: dict[bytes, int] = {}
 
     @property
     def is_full(self) -> bool:
         """Whether enough values wait for a request."""
-        return len(self._pending) >= VALUES_AT_ONCE
+        return len(self._pending) >= VALUES_AT_ONCE or self._keys >= KEYS_AT_ONCE
 
     def add(self, pointer: bytes, key: str) -> None:
-        """Takes the value of a key; one that was looked at before is not looked at again."""
-        if pointer in self._faults:
-            self._report_fault(self._faults[pointer], [key])
-        else:
+        """Takes the value of a key; one that was found sound is not looked at again."""
+        if pointer not in self._sound:
             self._pending.setdefault(pointer, _Value(pointer, [])).keys.append(key)
+            self._keys += 1
 
     def look(self) -> Checks[None]:
         """Looks at the values that wait, and the blocks below them."""
-        values, self._pending = list(self._pending.values()), {}
-        self.values += len(values)
+        values, self._pending, self._keys = list(self._pending.values()), {}, 0
+        for value in values:
+            self._blocks.add(value.cid, VALUE)
         waiting = [_Piece(value.cid, value, None, 0) for value in values]
         while waiting:
             batch = waiting[-VALUES_AT_ONCE:]
@@ -83,7 +78,8 @@ class ValueWalk:
             for piece in batch:
                 waiting += self._piece(piece, known.get(piece.cid), answers.get(piece.cid))
         for value in values:
-            remember(self._faults, value.cid, value.fault)
+            if not value.faulty:
+                remember(self._sound, value.cid, None)
 
     def _piece(self, piece: _Piece, size: int | None, answer: Answer | None) -> Iterator[_Piece]:
         """The blocks that `piece` links to. `size`: how long its part is, when it was looked at before."""
@@ -93,8 +89,7 @@ class ValueWalk:
             if size is None:
                 assert answer is not None
                 size, length, links = _file_node(piece.cid, answer)
-                self.blocks += 1
-                self.bytes += length
+                self._blocks.add(piece.cid, BLOCK | length)
                 if links and piece.level >= unixfs.MAX_LEVELS:
                     raise MalformedNode(f"more than {unixfs.MAX_LEVELS} levels of nodes above a leaf")
                 if links:
@@ -107,14 +102,8 @@ class ValueWalk:
         except HamtError as error:
             if piece.cid not in piece.value.faulty:
                 piece.value.faulty.add(piece.cid)
-                fault = _Fault(kind_of(error), piece.cid, str(error))
-                piece.value.fault = piece.value.fault or fault
-                self._report_fault(fault, piece.value.keys)
-
-    def _report_fault(self, fault: _Fault | None, keys: Sequence[str]) -> None:
-        if fault is not None:
-            for key in keys:
-                self._found.add(fault.kind, fault.cid, key, fault.message)
+                for key in piece.value.keys:
+                    self._found.add(kind_of(error), piece.cid, key, str(error))
 
 
 def _file_node(cid: bytes, answer: Answer) -> tuple[int, int, list[tuple[bytes, int]]]:

@@ -166,9 +166,12 @@ class KuboName:
 
     async def _send(self, root: bytes, options: list[tuple[str, str]], *, retries: int | None = None) -> None:
         arguments = [("arg", f"/ipfs/{text(root)}"), ("key", self.id), *options]
-        [said] = await self._cas.rpc.lines("name/publish", arguments, seconds=LOOK_SECONDS, retries=retries)
+        rpc = self._cas.rpc
+        lines = await rpc.lines("name/publish", arguments, seconds=LOOK_SECONDS, retries=retries)
+        with rpc.understood("name/publish", lines):
+            [said] = lines
         if said.get("Name") != self.id:
-            raise self._cas.rpc.server.failure(f"published under {said.get('Name')}, expected {self.id}")
+            raise rpc.server.failure(f"published under {said.get('Name')!r:.100}, expected {self.id}")
 
     async def _sequence_of(self, root: bytes) -> int | None:
         """The number of the record that was just published, if it can be seen."""
@@ -222,15 +225,19 @@ def _again(cas: KuboCAS, key: str, id: str) -> KuboName:
 async def _key_id(rpc: Rpc, key: str, create: bool) -> str:
     """The name that belongs to a key, which is made when it is not there."""
     for _ in range(2):
-        [listed] = await rpc.lines("key/list")
-        for found in listed.get("Keys") or []:
-            if found.get("Name") == key:
-                return name_of(key_of(found["Id"]))
+        lines = await rpc.lines("key/list")
+        with rpc.understood("key/list", lines):
+            [listed] = lines
+            for found in listed.get("Keys") or []:
+                if found.get("Name") == key:
+                    return name_of(key_of(found["Id"]))
         if not create:
             raise NameNotFound(f"{rpc.server.address} has no key {key!r}: make it with create=True")
         try:
-            [made] = await rpc.lines("key/gen", [("arg", key), ("type", "ed25519")])
-            return name_of(key_of(made["Id"]))
+            lines = await rpc.lines("key/gen", [("arg", key), ("type", "ed25519")])
+            with rpc.understood("key/gen", lines):
+                [made] = lines
+                return name_of(key_of(made["Id"]))
         except CommandFailed as error:
             if "already exists" not in error.said:  # as when another made it meanwhile
                 raise

@@ -8,9 +8,10 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from hamt_bulk.block import text
-from hamt_bulk.cas.ipfs.retry import Retries
+from hamt_bulk.cas.ipfs.retry import delay_after
 from hamt_bulk.cas.ipfs.server import Server
 from hamt_bulk.cas.ipfs.transport import Answer
+from hamt_bulk.cas.retries import Retries
 from hamt_bulk.errors import CASError, InvalidInput
 from hamt_bulk.ipfs.remotepins import ALIVE, STATES, RemotePin, check, is_for, read_answer, read_pin, v1
 
@@ -44,7 +45,7 @@ class PinningApi:
                 raise
             if answer.status not in _NOT_NOW or number == self._retries.max_retries:
                 break
-            await asyncio.sleep(self._retries.delay(number, answer.headers, time.time()))
+            await asyncio.sleep(delay_after(self._retries, number, answer.headers, time.time()))
         if answer.status in _PERHAPS and (arrived := await self._arrived(pin, replaced)):
             return arrived
         return self._pin_in(answer)
@@ -106,7 +107,7 @@ class PinningApi:
         said = read_answer(self.server, answer)
         try:
             return [read_pin(pin) for pin in said["results"]], int(said["count"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise self.server.failure(f"listed no requests: {error!r}: is this a pinning service?") from error
 
     def _pin_in(self, answer: Answer) -> RemotePin:

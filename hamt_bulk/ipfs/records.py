@@ -15,15 +15,16 @@ Source: https://specs.ipfs.tech/ipns/ipns-record/
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import libipld
 from multiformats import CID, multibase
 
-from hamt_bulk.block import SHA2_256, parse, read_varint
+from hamt_bulk.block import MAX_CID_CHARACTERS, SHA2_256, parse, read_varint
 from hamt_bulk.errors import CASError, InvalidInput
+from hamt_bulk.foreign import from_cbor
 
 MAX_RECORD_BYTES = 10 << 10
 
@@ -31,6 +32,12 @@ _LIBP2P_KEY = 0x72
 _IDENTITY = 0x00
 _RSA, _ED25519 = 0, 1
 _RSA_BITS = range(2048, 8193)
+_RSA_BYTES = 1100
+_RSA_HEAD = re.compile(
+    rb"\x30\x82..\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00\x03\x82", re.DOTALL
+)
+"""A key of 2048 bits or more in PKIX. Of other forms, such as private keys, much would be computed to see that they
+are sound."""
 _PREFIXES = ("ipns://", "/ipns/")
 _COPIES = {1: "Value", 3: "ValidityType", 4: "Validity", 5: "Sequence", 6: "TTL"}
 _PUBLIC_KEY, _SIGNATURE_V1, _SIGNATURE, _DATA = 7, 2, 8, 9
@@ -63,6 +70,8 @@ def key_of(name: str) -> bytes:
         bare = bare.removeprefix(prefix)
     bare = bare.removesuffix("/")
     try:
+        if len(bare) > MAX_CID_CHARACTERS:
+            raise ValueError(f"{len(bare)} characters, at most {MAX_CID_CHARACTERS}")
         cid = b"\x01\x72" + multibase.decode("z" + bare) if bare.startswith(("1", "Qm")) else None
         cid = bytes(CID.decode(bare)) if cid is None else cid
         codec, code, digest = parse(cid)
@@ -70,9 +79,9 @@ def key_of(name: str) -> bytes:
             raise ValueError(f"codec {codec:#x}, expected {_LIBP2P_KEY:#x}, a key")
         if code not in (_IDENTITY, SHA2_256) or (code == SHA2_256) != (len(digest) == 32):
             raise ValueError(f"a hash with code {code:#x} and {len(digest)} bytes")
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         raise InvalidInput(
-            f"not a name: {name!r} ({error}); expected a key's, such as k51qzi5uqu5d…. A domain is none: nobody "
+            f"not a name: {name!r:.200} ({error}); expected a key's, such as k51qzi5uqu5d…. A domain is none: nobody "
             "signs what it points to"
         ) from None
     return cid[2:]
@@ -93,14 +102,14 @@ def read_record(key: bytes, data: bytes, now: datetime) -> Record:
         if not isinstance(signed, bytes) or not isinstance(signature, bytes) or not signed or not signature:
             raise ValueError("without signatureV2 and data")
         _check_signature(_public_key(key, fields.get(_PUBLIC_KEY)), b"ipns-signature:" + signed, signature)
-        said = libipld.decode_dag_cbor(signed)
+        said = from_cbor(signed)
         if _SIGNATURE_V1 in fields or 1 in fields:
             for number, name in _COPIES.items():
                 copy = fields.get(number, b"" if number in (1, 4) else 0)
                 if copy != said[name]:
-                    raise ValueError(f"{name} is {copy!r}, signed was {said[name]!r}")
+                    raise ValueError(f"{name} is not what was signed")
         return _valid(said, now)
-    except (ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise BadRecord(
             f"the record of {name_of(key)} is not its owner's, or valid no longer: {error}"
         ) from None
@@ -109,10 +118,10 @@ def read_record(key: bytes, data: bytes, now: datetime) -> Record:
 def _valid(said: Any, now: datetime) -> Record:
     kind, value, until, sequence = (said[name] for name in ("ValidityType", "Value", "Validity", "Sequence"))
     if kind != 0 or not isinstance(sequence, int) or sequence < 0:
-        raise ValueError(f"validity type {kind!r} and sequence {sequence!r}, expected 0 and a number")
+        raise ValueError("a validity type other than 0, or a sequence that is no number")
     expires = datetime.fromisoformat(until.decode("ascii"))
     if expires.tzinfo is None:
-        raise ValueError(f"an end without a time zone: {until!r}")
+        raise ValueError(f"an end without a time zone: {until!r:.80}")
     if expires <= now:
         raise ValueError(f"it expired at {until.decode()}")
     return Record(value.decode(), sequence, expires)
@@ -147,10 +156,14 @@ def _check_signature(public_key: bytes, message: bytes, signature: bytes) -> Non
         eddsa.new(eddsa.import_public_key(data), "rfc8032").verify(message, signature)
         return
     if kind != _RSA:
-        raise ValueError(f"a key of type {kind!r}, expected {_ED25519} (Ed25519) or {_RSA} (RSA)")
+        raise ValueError(f"a key of type {kind!r:.80}, expected {_ED25519} (Ed25519) or {_RSA} (RSA)")
+    if len(data) > _RSA_BYTES or not _RSA_HEAD.match(data):
+        raise ValueError("an RSA key in another form than PKIX")
     rsa = RSA.import_key(data)
     if rsa.size_in_bits() not in _RSA_BITS:
         raise ValueError(f"an RSA key of {rsa.size_in_bits()} bits")
+    if rsa.e >> 32:
+        raise ValueError("an RSA key with an exponent of more than 32 bits")
     pkcs1_15.new(rsa).verify(SHA256.new(message), signature)
 
 

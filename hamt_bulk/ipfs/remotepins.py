@@ -8,17 +8,17 @@ What pinning services are asked, and what they say.
 Source: https://ipfs.github.io/pinning-services-api-spec/
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from multiformats import CID
 
-from hamt_bulk.block import DAG_PB, SHA2_256, AnyCID, cid_head, text, to_bytes
+from hamt_bulk.block import DAG_PB, SHA2_256, AnyCID, cid_head, text, to_bytes, to_cid
 from hamt_bulk.cas.ipfs.server import Server
 from hamt_bulk.cas.ipfs.transport import Answer
 from hamt_bulk.errors import CASError, InvalidInput
+from hamt_bulk.foreign import from_json
 
 AUTH_VARIABLE = "HAMT_BULK_PINNING_AUTH"
 
@@ -100,14 +100,14 @@ def read_pin(said: Any) -> RemotePin:
         info = {str(name): str(value) for name, value in (said.get("info") or {}).items()}
         return RemotePin(
             str(said["requestid"]),
-            CID.decode(pin["cid"]),
+            to_cid(to_bytes(pin["cid"])),
             str(pin.get("name") or ""),
             state,
             str(said.get("created") or ""),
             tuple(map(str, said.get("delegates") or ())),
             info,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"no PinStatus: {error!r}") from None
 
 
@@ -126,7 +126,7 @@ def read_answer(server: Server, answer: Answer) -> Any:
     """The JSON that a service answered. Raises `ServiceRefused`, or `CASError` when that is none."""
     check(server, answer)
     try:
-        return json.loads(answer.body)
+        return from_json(answer.body)
     except ValueError as error:
         said = server.says(answer)
         raise server.failure(f"answered {said!r}, expected JSON: is this a pinning service?") from error
@@ -137,10 +137,10 @@ def check(server: Server, answer: Answer) -> None:
     if answer.status in (200, 201, 202, 204):
         return
     try:
-        error = json.loads(answer.body)["error"]
+        error = from_json(answer.body)["error"]
         reason = str(error["reason"])
         said = ": ".join(filter(None, [reason, str(error.get("details") or "")]))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         reason, said = "", " ".join(answer.body[:300].decode(errors="replace").split())
     shown = f"answered {answer.status} {said[:600]}".strip()
     refused = ServiceRefused(str(server.failure(shown + _HINTS.get(answer.status, ""))))

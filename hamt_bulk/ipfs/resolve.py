@@ -72,8 +72,10 @@ async def _value(cas: IPFSReader, key: bytes) -> str:
         return (await from_gateways(gateways_in(cas), key)).value
     try:
         options = [("arg", name_of(key)), ("nocache", "true"), ("recursive", "false")]
-        [said] = await rpc.lines("name/resolve", options, seconds=LOOK_SECONDS)
-        return str(said["Path"])
+        lines = await rpc.lines("name/resolve", options, seconds=LOOK_SECONDS)
+        with rpc.understood("name/resolve", lines):
+            [said] = lines
+            return str(said["Path"])
     except CommandFailed as error:
         if "could not resolve" not in error.said:
             raise

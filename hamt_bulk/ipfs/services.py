@@ -21,8 +21,8 @@ from hamt_bulk.cas.ipfs.connection import Access, connection_of, disconnect
 from hamt_bulk.cas.ipfs.credentials import NOTHING, Auth, credentials_of
 from hamt_bulk.cas.ipfs.gateways import secrets_of
 from hamt_bulk.cas.ipfs.kubo import KuboCAS
-from hamt_bulk.cas.ipfs.retry import Retries
 from hamt_bulk.cas.loop import run_sync
+from hamt_bulk.cas.retries import Retries
 from hamt_bulk.errors import InvalidInput, NotPortable
 from hamt_bulk.ipfs.pinapi import PinningApi
 from hamt_bulk.ipfs.remotepins import (

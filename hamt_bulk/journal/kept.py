@@ -21,7 +21,7 @@ def is_kept(cas: ContentAddressedStore, cids: Iterable[bytes]) -> bool:
         for start in range(0, len(waiting), AT_ONCE):
             asked = waiting[start : start + AT_ONCE]
             with translated(cas, asked):
-                if not all(cas.has_many(asked)):
+                if not all(cas.claim_many(asked)):
                     return False
         try:
             waiting = _below(cas, [cid for cid in waiting if parse(cid).codec == DAG_PB])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from hamt_bulk import unixfs
-from hamt_bulk.block import AnyCID, Block, Data, parse, text, to_bytes
+from hamt_bulk.block import AnyCID, Block, Data, text, to_bytes
 from hamt_bulk.cas import CarCAS, ContentAddressedStore, open_cas
 from hamt_bulk.errors import InvalidInput, MalformedNode
 from hamt_bulk.layout import PyHamt
@@ -14,12 +14,14 @@ from hamt_bulk.progress import BuildProgress, ProgressOption, progress_of
 from hamt_bulk.roots.files import HeldNodes, split_as
 from hamt_bulk.roots.names import Names, Recent, batches, is_file
 from hamt_bulk.roots.transfer import BLOCKS_AT_ONCE, Source, Target, ValueTarget, plain, target_of
+from hamt_bulk.tree.guards import refuse_no_cid
 
 ASKED_AT_ONCE = 1024
 """Blocks that the target is asked for together."""
 
-MAX_LEVELS = 256
-"""Nodes below one another. No hash is that long, and no file that deep."""
+MAX_LEVELS = 65
+"""Nodes below one another: a root, and one for each byte of a hash that is longer than any. No file is that deep.
+A node is read once a level, and to be written, however often it is linked."""
 
 _Links: TypeAlias = Callable[[bytes, Data], Iterator[bytes]]
 """The nodes that a node links to."""
@@ -149,11 +151,11 @@ class _Copy:
     def _below_node(self, cid: bytes, data: Data) -> Iterator[bytes]:
         for slot in PyHamt().decode(cid, data):
             if isinstance(slot, bytes):
-                _refuse_no_cid(slot, cid, "a child")
+                refuse_no_cid(slot, cid, "a child")
                 yield slot
             elif slot:
                 for key, pointer in slot.items():
-                    _refuse_no_cid(pointer, cid, f"the value of {key!r}")
+                    refuse_no_cid(pointer, cid, f"the value of {key!r}")
                     self._take(pointer)
 
     def _below_file(self, cid: bytes, data: Data) -> Iterator[bytes]:
@@ -229,10 +231,3 @@ class _Copy:
     def _step(self, done: int, stage: str = "copy") -> None:
         self._done += done
         self._show(BuildProgress(stage, self._done, self._total))
-
-
-def _refuse_no_cid(cid: bytes, node: bytes, what: str) -> None:
-    try:
-        parse(cid)
-    except InvalidInput as error:
-        raise MalformedNode(f"{text(node)}: {what} is {error}") from None

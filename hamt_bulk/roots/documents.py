@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from hamt_bulk.foreign import from_json
 from hamt_bulk.keys import is_metadata
 
 CONSOLIDATED = "consolidated metadata"
@@ -151,8 +152,8 @@ def _parsed(data: bytes | None) -> Document | None:
     if data is None:
         return None
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
+        document = from_json(data)
+    except ValueError:
         document = None
     if not isinstance(document, dict):
         raise _Unreadable(data[:60].decode(errors="replace"))

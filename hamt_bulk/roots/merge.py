@@ -12,6 +12,7 @@ from hamt_bulk.block import AnyCID, to_bytes, to_cid
 from hamt_bulk.bulk import Target, concluded, edited
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.errors import Conflict, InvalidInput
+from hamt_bulk.foreign import from_json
 from hamt_bulk.keys import is_metadata
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import TOMBSTONE, HashFn, blake3_hashfn
@@ -245,11 +246,10 @@ def _edit(pointer: bytes | None) -> bytes:
 
 def _parsed(tree: Tree, pointer: bytes | None) -> dict[str, Any] | None:
     """The JSON object that a pointer leads to; `None` when it leads to something else."""
+    content = b"null" if pointer is None else tree.read(pointer)
     try:
-        document = None if pointer is None else json.loads(tree.read(pointer))
-    except ValueError as error:
-        if type(error).__module__ != "json.decoder" and not isinstance(error, UnicodeError):
-            raise  # of a store
+        document = from_json(content)
+    except ValueError:
         return None
     return document if isinstance(document, dict) else None
 

@@ -12,6 +12,7 @@ from hamt_bulk.block import DAG_CBOR, RAW, Block, Data, parse, text, to_bytes
 from hamt_bulk.cas import BlockCAS, CarCAS, ContentAddressedStore, Receipt, Writer
 from hamt_bulk.cas.carfile import CarFile
 from hamt_bulk.cas.wrap import Reader, VerifyingCAS, translated
+from hamt_bulk.cas.wrapping import has_writer
 from hamt_bulk.cas.writer import CodecInput, blocks_of
 from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput
 from hamt_bulk.roots.names import batches, is_file
@@ -145,7 +146,7 @@ class StoreTarget(Target):
 
     def _holds(self, cids: Sequence[bytes]) -> list[bool]:
         with translated(self._cas, cids):
-            return self._cas.has_many(cids)
+            return self._cas.claim_many(cids)
 
     def blocks_of_file(self, root: bytes) -> int | None:
         if not isinstance(self._cas, BlockCAS):
@@ -160,6 +161,7 @@ class StoreTarget(Target):
             for batch in batches(nodes, BLOCKS_AT_ONCE):
                 with translated(self._cas, batch):
                     level.update(link for data in self._cas.load_blocks(batch) for link in unixfs.links(data))
+            level -= seen
         return len(seen)
 
     def finish(self) -> None:
@@ -210,9 +212,7 @@ def target_of(cas: ContentAddressedStore, root: bytes) -> Target:
     """What takes the blocks of `root`. A CAR file is made new, or else has to have them all."""
     if isinstance(cas, CarCAS):
         return _finished_file(cas, root) if os.path.lexists(cas.path) else CarTarget(cas.path, root)
-    # A store without a writer of its own has nothing but `save`.
-    has_writer = type(cas).writer is not ContentAddressedStore.writer
-    return StoreTarget(cas) if has_writer else ValueTarget(cas)
+    return StoreTarget(cas) if has_writer(cas) else ValueTarget(cas)
 
 
 def _finished_file(cas: CarCAS, root: bytes) -> Target:

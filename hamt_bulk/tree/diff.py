@@ -7,7 +7,7 @@ from hamt_bulk.block import Data, text
 from hamt_bulk.errors import DepthExceeded, MalformedNode
 from hamt_bulk.layout import EMPTY_NODES, WIDTH, Bucket, PyHamt, Slot
 from hamt_bulk.manifest import HashFn, blake3_hashfn
-from hamt_bulk.tree.guards import refuse_misplaced, refuse_other_root, sample
+from hamt_bulk.tree.guards import links_of, refuse_misplaced, refuse_other_root, sample
 
 Comparison: TypeAlias = Generator["list[bytes] | Changes", Sequence[Data] | None, None]
 """Asks for nodes by CID and is sent them; hands out `Changes` and is sent `None`."""
@@ -103,12 +103,9 @@ class _Places:
         if isinstance(slot, dict):
             return self._spread(slot, path)
         slots = self._layout.decode(slot, nodes[slot])
-        links = [link for link in slots if isinstance(link, bytes)]
-        if not EMPTY_NODES.isdisjoint(links):
+        links_of(slot, slots)
+        if not EMPTY_NODES.isdisjoint(link for link in slots if isinstance(link, bytes)):
             slots = [{} if isinstance(link, bytes) and link in EMPTY_NODES else link for link in slots]
-            links = [link for link in slots if isinstance(link, bytes)]
-        if len(set(links)) < len(links):
-            raise MalformedNode(f"{text(slot)} links one child twice: no two slots can hold the same keys")
         if path:
             self._refuse_elsewhere(slot, slots, path)
         else:

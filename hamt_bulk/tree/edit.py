@@ -11,7 +11,7 @@ from hamt_bulk.manifest import HashFn, Manifest, blake3_hashfn, digests_of, over
 from hamt_bulk.ragged import Ints
 from hamt_bulk.reads import Reads, side_by_side
 from hamt_bulk.tree.build import Emit, build_slots
-from hamt_bulk.tree.guards import refuse_misplaced, refuse_other_root, sample
+from hamt_bulk.tree.guards import links_of, refuse_misplaced, refuse_no_cid, refuse_other_root, sample
 
 __all__ = ["EMPTY_ROOT", "Emit", "assemble", "root_slots", "update", "update_slots"]
 
@@ -72,8 +72,9 @@ def update_slots(
     for depth, buckets in path.buckets.items():
         entries = buckets.after(edits.take(np.flatnonzero(path.depths == depth)), hash_fn)
         new |= build_slots(entries, depth, layout, emit)
+    small: dict[bytes, Bucket] = {}
     for level in reversed(path.levels):
-        yield from _ascend(level, new, layout, emit)
+        yield from _ascend(level, new, small, layout, emit)
     numbers = np.flatnonzero(np.bincount(edits.digests[:, 0]))
     return {int(number): new.get(bytes((number,)), {}) for number in numbers}
 
@@ -133,7 +134,7 @@ def _descend(slots: Sequence[Slot], edits: Manifest, layout: PyHamt, hash_fn: Ha
     # Each is a node to read, the path to it and the rows of the edits that go there.
     waiting: list[tuple[bytes, bytes, int, int]] = []
 
-    def visit(slots: Sequence[Slot], path: bytes, start: int, stop: int) -> list[int]:
+    def visit(cid: bytes, slots: Sequence[Slot], path: bytes, start: int, stop: int) -> list[int]:
         depth = len(path)
         if depth == width:
             raise DepthExceeded(f"the tree goes on below the whole hash {path.hex()}")
@@ -146,6 +147,7 @@ def _descend(slots: Sequence[Slot], edits: Manifest, layout: PyHamt, hash_fn: Ha
         for number, first, last in zip(numbers, bounds, bounds[1:], strict=False):
             slot, below = slots[number], path + bytes((number,))
             if isinstance(slot, bytes):
+                refuse_no_cid(slot, cid, "a child")
                 waiting.append((slot, below, start + first, start + last))
                 continue
             found.depths[start + first : start + last] = depth + 1
@@ -155,7 +157,7 @@ def _descend(slots: Sequence[Slot], edits: Manifest, layout: PyHamt, hash_fn: Ha
         return numbers
 
     if count:
-        visit(slots, b"", 0, count)
+        visit(b"", slots, b"", 0, count)
     while waiting:
         level, waiting = waiting, []
         found.levels.append([])
@@ -164,12 +166,18 @@ def _descend(slots: Sequence[Slot], edits: Manifest, layout: PyHamt, hash_fn: Ha
         for cid, path, start, stop in level:
             node = layout.decode(cid, nodes[cid])
             layout.refuse_larger_buckets(cid, node)
-            found.levels[-1].append(_Node(cid, path, node, visit(node, path, start, stop)))
+            found.levels[-1].append(_Node(cid, path, node, visit(cid, node, path, start, stop)))
     return found
 
 
-def _ascend(level: list[_Node], new: dict[bytes, Slot], layout: PyHamt, emit: Emit) -> Reads[None]:
-    """Adds to `new` what the nodes of one level have become, from what is below them; emits those that changed."""
+def _ascend(
+    level: list[_Node], new: dict[bytes, Slot], small: dict[bytes, Bucket], layout: PyHamt, emit: Emit
+) -> Reads[None]:
+    """
+    Adds to `new` what the nodes of one level have become, from what is below them; emits those that changed.
+
+    small  what is below nodes that were found to be too small, by their CIDs; it is added to
+    """
     slots_of = [_edited(node, new) for node in level]
     suspects = [
         number
@@ -178,7 +186,7 @@ def _ascend(level: list[_Node], new: dict[bytes, Slot], layout: PyHamt, emit: Em
         if not any(isinstance(slots[touched], bytes) for touched in node.touched)
     ]
     collapsed = yield from side_by_side(
-        [_collapsed(slots_of[number], len(level[number].path), layout) for number in suspects]
+        [_collapsed(slots_of[number], len(level[number].path), small, layout) for number in suspects]
     )
     buckets = {
         number: bucket for number, bucket in zip(suspects, collapsed, strict=True) if bucket is not None
@@ -205,12 +213,15 @@ def _edited(node: _Node, new: dict[bytes, Slot]) -> list[Slot]:
     return slots
 
 
-def _collapsed(slots: list[Slot], depth: int, layout: PyHamt) -> Reads[Bucket | None]:
+def _collapsed(
+    slots: list[Slot], depth: int, small: dict[bytes, Bucket], layout: PyHamt
+) -> Reads[Bucket | None]:
     """
     The bucket that a node at `depth` has to become, or `None` when it has too many entries for that.
 
     In a canonical tree every link stands for more than a bucket of entries, so reading one settles it. py-hamt
-    up to 3.3 left nodes that are too small behind after deletes; in `slots` they become buckets.
+    up to 3.3 left nodes that are too small behind after deletes; in `slots` they become buckets. Each is read once,
+    and kept in `small`: a few without entries, linked again and again, could keep a walk going for ever.
     """
     if depth == MAX_DEPTH:
         raise DepthExceeded(f"a tree of more than {MAX_DEPTH} levels")
@@ -223,12 +234,16 @@ def _collapsed(slots: list[Slot], depth: int, layout: PyHamt) -> Reads[Bucket | 
                 return None
     for number, slot in enumerate(slots):
         if isinstance(slot, bytes):
-            [data] = yield [slot]
-            child = list(layout.decode(slot, data))
-            layout.refuse_larger_buckets(slot, child)
-            bucket = yield from _collapsed(child, depth + 1, layout)
+            bucket = small.get(slot)
             if bucket is None:
-                return None
+                [data] = yield [slot]
+                child = list(layout.decode(slot, data))
+                layout.refuse_larger_buckets(slot, child)
+                links_of(slot, child)
+                bucket = yield from _collapsed(child, depth + 1, small, layout)
+                if bucket is None:
+                    return None
+                small[slot] = bucket
             slots[number] = bucket
             together |= bucket
             if len(together) > room:

@@ -1,6 +1,5 @@
 """The write stage: batches of Dask blocks, encoded by zarr and saved."""
 
-import math
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -10,6 +9,7 @@ import cloudpickle
 import dask.array as da
 import numpy as np
 from dask._task_spec import List, TaskRef
+from distributed import Variable
 from numpy.typing import NDArray
 
 from hamt_bulk.bulk import Target
@@ -18,16 +18,17 @@ from hamt_bulk.dask.graphs import BatchGraphs, Subgraph
 from hamt_bulk.dask.halt import Halt, halt_of
 from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.parcel import Parcel, SealedParcel
-from hamt_bulk.dask.stage import Stage, Window
-from hamt_bulk.dask.stages import fresh, task
+from hamt_bulk.dask.stage import Window
+from hamt_bulk.dask.stages import ValuesStage, fresh, task
 from hamt_bulk.manifest import TOMBSTONE, Manifest
 from hamt_bulk.xarray.plan import Source, ZarrArray
 from hamt_bulk.zarr.recording import RecordingStore
 
 
 class Step(NamedTuple):
-    """Where a Dask block goes: the number of its Zarr array in the batch, and the region."""
+    """A Dask block, and where it goes: the number of its Zarr array in the batch, and the region."""
 
+    number: int
     array: int
     region: tuple[slice, ...]
 
@@ -39,9 +40,6 @@ Work: TypeAlias = tuple[list[Step], Subgraph]
 MAX_PICKLES = 64
 """Sets of Zarr arrays whose pickled form is kept: batches of one array follow each other."""
 
-MAX_SMALLER = 64
-"""Into so many tasks a batch is cut whose workers died, to find the Dask block that kills them."""
-
 
 def write_batch(
     target: Target,
@@ -49,12 +47,14 @@ def write_batch(
     work: Parcel[Work] | SealedParcel,
     outside: Sequence[Any],
     halt: Halt,
+    spot: str | None,
 ) -> Manifest:
     """
     The edits of a batch: computes its Dask blocks one at a time, and saves their chunks, durably.
 
     arrays   pickled Zarr arrays over one `RecordingStore`, which is this call's own
     outside  the values of what the subgraph needs from outside
+    spot     the name of a `Variable` on the cluster, for the number of the Dask block that is computed
     """
     steps, subgraph = work.open()
     store, targets = pickle.loads(arrays)
@@ -63,6 +63,8 @@ def write_batch(
     with target.cas.writer() as writer:
         for step in steps:
             halt.heed()
+            if spot is not None:
+                Variable(spot).set(step.number)
             try:
                 block = next(blocks)
                 if block is None or np.size(block) == 0:
@@ -79,7 +81,7 @@ def write_batch(
     return Manifest.of(edits, target.hash_fn)
 
 
-class WriteStage(Stage):
+class WriteStage(ValuesStage):
     """
     The write stage for `sources`, cut for so many worker threads.
 
@@ -97,7 +99,7 @@ class WriteStage(Stage):
         finished: NDArray[np.bool_],
         note: Callable[[Sequence[int], Manifest], None],
     ) -> None:
-        super().__init__("write", len(finished), self._windows(workers), int(finished.sum()))
+        super().__init__("write", len(finished), self._windows(workers), target.cas, int(finished.sum()))
         self._target = target
         self._sources = sources
         self._store = store
@@ -109,23 +111,30 @@ class WriteStage(Stage):
         self._count = 0
         self._pickles: dict[tuple[int, ...], bytes] = {}
 
-    def finished(self, key: Key, result: Any) -> None:
+    def finished(self, key: Key, result: Manifest) -> None:
+        super().finished(key, result)
         self._note([block.number for block in self._batches.pop(key)], result)
 
-    def again(self, key: Key, *, smaller: bool) -> Window | None:
+    def again(self, key: Key, spot: str | None) -> Window | None:
+        return self._window([self._batches.pop(key)], spot)
+
+    def without(self, key: Key, number: int, spot: str) -> tuple[str, Window | None]:
         batch = self._batches[key]
-        if not smaller:
-            return self._window([self._batches.pop(key)])
-        if len(batch) == 1:
-            return None
-        size = math.ceil(len(batch) / MAX_SMALLER)
-        return self._window([batch[at : at + size] for at in range(0, len(self._batches.pop(key)), size)])
+        others = [block for block in batch if block.number != number]
+        if len(others) == len(batch):
+            return self.describe(key), None
+        del self._batches[key]
+        [block] = (block for block in batch if block.number == number)
+        return self._where(block), self._window([others], spot) if others else None
 
     def describe(self, key: Key) -> str:
         first, *others = self._batches[key]
-        source = self._sources[first.source]
-        where = _where(source.target, _region(first, source))
-        return f"{where} and {len(others)} other Dask blocks" if others else where
+        where = self._where(first)
+        return f"{where} or one of {len(others)} other Dask blocks" if others else where
+
+    def _where(self, block: DaskBlock) -> str:
+        source = self._sources[block.source]
+        return _where(source.target, _region(block, source))
 
     def halt(self) -> None:
         self._halt.give()
@@ -144,20 +153,22 @@ class WriteStage(Stage):
     def _graphs(self) -> BatchGraphs:
         return BatchGraphs(self._arrays)
 
-    def _window(self, batches: Sequence[list[DaskBlock]]) -> Window:
+    def _window(self, batches: Sequence[list[DaskBlock]], spot: str | None = None) -> Window:
         subgraphs, graph = self._graphs.cut(batches)
         results: dict[Key, int] = {}
         for batch, subgraph in zip(batches, subgraphs, strict=True):
             used = tuple(sorted({block.source for block in batch}))
             steps = [
-                Step(used.index(block.source), _region(block, self._sources[block.source])) for block in batch
+                Step(block.number, used.index(block.source), _region(block, self._sources[block.source]))
+                for block in batch
             ]
             key = (self._name, self._count)
             self._count += 1
             self._batches[key] = batch
             outside = List(*map(TaskRef, subgraph.outside))
             work = Parcel((steps, subgraph))
-            graph[key] = task(key, write_batch, self._target, self._pickled(used), work, outside, self._halt)
+            arguments = self._pickled(used), work, outside, self._halt, spot
+            graph[key] = task(key, write_batch, self._target, *arguments)
             results[key] = len(batch)
         return Window(graph, results)
 

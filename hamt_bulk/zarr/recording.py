@@ -1,6 +1,5 @@
 """A Zarr store that keeps what is written until somebody takes it, over a base that is read."""
 
-import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ from zarr.storage import MemoryStore
 
 from hamt_bulk.block import Data
 from hamt_bulk.cas.loop import run_sync
+from hamt_bulk.foreign import from_json
 from hamt_bulk.keys import folder_start, is_metadata
 from hamt_bulk.zarr.folders import Folders
 from hamt_bulk.zarr.store import ZarrHAMTStore
@@ -198,12 +198,14 @@ async def _consolidated_folders(store: ZarrHAMTStore) -> Folders | None:
 def named_in(document: str, content: bytes) -> list[str] | None:
     """The keys of the documents of which `zarr.json` or `.zmetadata` has a copy; `None` when it has none."""
     try:
-        parsed = json.loads(content)
-        if document == "zarr.json":
-            return [f"{path}/zarr.json" for path in parsed["consolidated_metadata"]["metadata"]]
-        return list(parsed["metadata"])
-    except (ValueError, TypeError, KeyError):
+        parsed = from_json(content)
+        copies = parsed["consolidated_metadata"] if document == "zarr.json" else parsed
+        named = copies["metadata"]
+    except (ValueError, TypeError, LookupError):
         return None  # what is wrong with the document zarr will say
+    if not isinstance(named, dict):
+        return None
+    return [f"{path}/zarr.json" for path in named] if document == "zarr.json" else list(named)
 
 
 def _data(value: Buffer) -> Data:

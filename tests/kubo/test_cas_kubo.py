@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from cas_contract import CASContract, ReadContract, Value
 
 from hamt_bulk.block import text
 from hamt_bulk.cas import ContentAddressedStore, GatewayCAS, KuboCAS
+from hamt_bulk.testing.contract import CASContract, ReadContract, Value
 from kubo.daemon import Daemon
 
 

@@ -20,13 +20,13 @@ import httpx
 from hamt_bulk.cas.ipfs.address import Address
 from hamt_bulk.cas.ipfs.credentials import Credentials
 from hamt_bulk.cas.ipfs.gateway import Gateway
-from hamt_bulk.cas.ipfs.retry import Retries
 from hamt_bulk.cas.ipfs.rpc import Rpc
 from hamt_bulk.cas.ipfs.server import Server
 from hamt_bulk.cas.ipfs.source import Source
 from hamt_bulk.cas.ipfs.sources import Sources
 from hamt_bulk.cas.ipfs.transport import Transport, transport_of
 from hamt_bulk.cas.loop import run_sync, start
+from hamt_bulk.cas.retries import Retries
 from hamt_bulk.errors import NotPortable
 
 IMPORTS_AT_ONCE = 2

@@ -8,6 +8,7 @@ Source: https://specs.ipfs.tech/http-gateways/trustless-gateway/
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from urllib.parse import quote
 
 from hamt_bulk.block import Block, text, verify
@@ -54,7 +55,7 @@ class Gateway(Source):
         )
         self._refuse(answer, cid)
         length = answer.headers.get("content-length", "")
-        if _kind(answer) == _BLOCK and length.isascii() and length.isdigit():
+        if _kind(answer) == _BLOCK and length.isascii() and length.isdigit() and len(length) <= _SIZE_DIGITS:
             return int(length)
         return len(await self.block(cid))  # it may answer whatever it is asked
 
@@ -75,7 +76,8 @@ class Gateway(Source):
         self._refuse(answer, root)
         found: list[Block] = []
         try:
-            for block in blocks_in(answer.body):
+            # No way has more blocks than steps; what else a server sends is not kept.
+            for block in islice(blocks_in(answer.body), len(segments) + 1):
                 found.append(block)
         except BlockMismatch as error:
             if not found:
@@ -129,5 +131,6 @@ def _kind(answer: Answer) -> str:
     return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+_SIZE_DIGITS = 20  # those of 2**64
 _NO_PAGE = b"404 page not found"
 _MISSING = (b"could not find", b"not found locally", b"no providers found")

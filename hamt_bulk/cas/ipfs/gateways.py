@@ -14,8 +14,8 @@ from hamt_bulk.cas.blocks import BlockCAS
 from hamt_bulk.cas.ipfs.address import Address, gateway_address
 from hamt_bulk.cas.ipfs.connection import Access, Connection, connection_of, disconnect
 from hamt_bulk.cas.ipfs.credentials import Auth, Credentials, credentials_of
-from hamt_bulk.cas.ipfs.retry import Retries
 from hamt_bulk.cas.loop import gather, on_loop, run_sync
+from hamt_bulk.cas.retries import Retries
 from hamt_bulk.cas.writer import Writer
 from hamt_bulk.errors import InvalidInput, ReadOnly
 from hamt_bulk.reads import drive_async

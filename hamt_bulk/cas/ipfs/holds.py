@@ -11,10 +11,11 @@ crash left behind can be told by its name.
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hamt_bulk.block import RAW, Block, identify, text, to_bytes
-from hamt_bulk.cas.ipfs.imports import import_held
+from hamt_bulk.cas.ipfs.imports import import_held, link_list, pin_list
 from hamt_bulk.cas.ipfs.pins import pins, unpin
 from hamt_bulk.cas.ipfs.rpc import LONG_SECONDS, Rpc
 from hamt_bulk.errors import BlockNotFound, InvalidInput
@@ -54,6 +55,12 @@ class Hold:
         await import_held(rpc, file, {})
         options = [("arg", text(file.cid)), ("name", HOLD_PREFIX + self.token)]
         await rpc.command("pin/add", options, seconds=LONG_SECONDS)
+
+    async def keep(self, rpc: Rpc, cids: Sequence[bytes]) -> None:
+        """Holds blocks that are there. Raises `CommandFailed` when some are not, or it is not allowed."""
+        held = link_list(cids, self.hasher, self.token)
+        await self.note(rpc, held.cid)
+        await pin_list(rpc, held)
 
     async def release(self, rpc: Rpc, *, retries: int | None = None) -> None:
         """Lets a garbage collection have what was held, unless something else pins it."""

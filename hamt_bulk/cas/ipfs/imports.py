@@ -111,6 +111,11 @@ async def _put(rpc: Rpc, held: Block, blocks: Mapping[bytes, bytes]) -> None:
     for some in kinds.values():
         for at in range(0, len(some), _PUT_AT_ONCE):
             await _put_some(rpc, some[at : at + _PUT_AT_ONCE])
+    await pin_list(rpc, held)
+
+
+async def pin_list(rpc: Rpc, held: Block) -> None:
+    """Sends a link list, and pins it. Raises `CommandFailed` when some of what it links is not there."""
     # Not with the option `pin` of block/put: that pins without a look, and a pin with a hole stops all collections.
     await _put_some(rpc, [held])
     options = [("arg", text(held.cid)), ("timeout", f"{PIN_SECONDS}s")]

@@ -15,7 +15,8 @@ from typing import Any, Self
 
 import httpx
 
-from hamt_bulk.block import DAG_CBOR, MAX_BLOCK_BYTES, Block, Hasher, parse
+from hamt_bulk.block import DAG_CBOR, MAX_BLOCK_BYTES, AnyCID, Block, Hasher, parse
+from hamt_bulk.cas.base import several
 from hamt_bulk.cas.files import absolute
 from hamt_bulk.cas.ipfs import pins
 from hamt_bulk.cas.ipfs.address import address_of
@@ -26,12 +27,12 @@ from hamt_bulk.cas.ipfs.gateways import CONCURRENCY, IPFSReader, gateways_of, po
 from hamt_bulk.cas.ipfs.holds import Hold
 from hamt_bulk.cas.ipfs.lists import by_lists
 from hamt_bulk.cas.ipfs.rest import Rest, leave, settle_beside, settle_left
-from hamt_bulk.cas.ipfs.retry import Retries
 from hamt_bulk.cas.ipfs.rpc import CommandFailed
 from hamt_bulk.cas.ipfs.spool import remove, send_again
 from hamt_bulk.cas.ipfs.uploads import KuboWriter, SharedWriter
 from hamt_bulk.cas.loop import run_sync
 from hamt_bulk.cas.pack import PackCAS
+from hamt_bulk.cas.retries import Retries
 from hamt_bulk.cas.writer import Receipt, Writer
 from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput, NotPortable
 
@@ -188,6 +189,17 @@ class KuboCAS(KuboDaemon):
 
     def _unsent(self, cid: bytes) -> bytes | None:
         return None if self._implicit is None else self._implicit.read(cid)
+
+    def claim_many(self, cids: Sequence[AnyCID]) -> list[bool]:
+        names = several(cids)
+        found = self.has_many(names)
+        there = [cid for cid, has in zip(names, found, strict=True) if has]
+        if self._is_build and there:
+            try:
+                run_sync(self._hold.keep(self.rpc, there))
+            except CommandFailed:  # a collection has just taken some: whoever asks writes them again
+                return [False] * len(names)
+        return found
 
     # Writing.
 

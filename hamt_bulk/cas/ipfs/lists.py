@@ -8,6 +8,7 @@ one, so this is for nodes.
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 
 from hamt_bulk.block import text
 from hamt_bulk.car import header_v1, section_head
@@ -52,7 +53,8 @@ async def _by_list(
         await rpc.command("dag/import", options, files=[car], retries=0)
         options = [("arg", text(wanted.cid)), ("progress", "false"), ("offline", "true")]
         body = await rpc.command("dag/export", options, retries=0, limit=MAX_ANSWER_BYTES)
-        return {cid: bytes(data) for cid, data in blocks_in(body)}
+        # What was asked for and the list itself; what else a server sends is not kept.
+        return {cid: bytes(data) for cid, data in islice(blocks_in(body), len(cids) + 1)}
     except HamtError as error:
         # Each is asked for again, singly, and that tells what is wrong.
         if isinstance(error, CommandFailed) and error.status in (401, 403, 404, 405):

@@ -17,7 +17,8 @@ from hamt_bulk.block import Data, text, to_bytes, verify
 from hamt_bulk.cas.ipfs.server import READ_SECONDS
 from hamt_bulk.cas.ipfs.source import MAX_BLOCK_ANSWER_BYTES, Source
 from hamt_bulk.cas.ipfs.transport import Answer
-from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError
+from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
+from hamt_bulk.foreign import from_json
 
 LONG_SECONDS = 900.0
 """For commands that wait for a garbage collection, or walk a whole tree, before their first byte."""
@@ -98,7 +99,7 @@ class Rpc(Source):
         """Within it, what does not fit of an answer is a `CASError` that shows it."""
         try:
             yield
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
             body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             raise self.server.failure(
                 f"{name} answered {self.server.quoted(body, 80)!r}, expected JSON as Kubo gives it: is this a Kubo RPC?"
@@ -126,7 +127,10 @@ class Rpc(Source):
             raise
         with self.understood("block/stat", found):
             [one] = found
-            return int(one["Size"])
+            size = one["Size"]
+            if type(size) is not int or size < 0:
+                raise ValueError(f"a size of {size!r}")
+            return size
 
     async def identity(self, *, retries: int | None = None) -> str:
         """What tells this daemon from others: its peer ID; where that is not allowed, nothing."""
@@ -170,7 +174,7 @@ class Rpc(Source):
 def _objects(body: bytes) -> list[dict[str, Any]] | None:
     """JSON objects, one a line; `None` where there is something else."""
     try:
-        objects = [json.loads(line) for line in body.splitlines() if line.strip()]
+        objects = [from_json(line) for line in body.splitlines() if line.strip()]
     except ValueError:
         return None
     return objects if all(isinstance(found, dict) for found in objects) else None
@@ -179,7 +183,10 @@ def _objects(body: bytes) -> list[dict[str, Any]] | None:
 def missing_in(error: CommandFailed) -> bytes | None:
     """The block that a command did not find, if that is why it failed."""
     found = _MISSING.search(error.said)
-    return None if found is None else to_bytes(found[1])
+    try:
+        return None if found is None else to_bytes(found[1])
+    except InvalidInput:  # a word that only looks like one
+        return None
 
 
 def absent(error: CommandFailed, what: str) -> BlockNotFound:
@@ -193,8 +200,8 @@ def absent(error: CommandFailed, what: str) -> BlockNotFound:
 def _message(answer: Answer) -> str:
     """What the daemon says is wrong."""
     try:
-        said = json.loads(answer.body)["Message"]
-    except (ValueError, KeyError, TypeError):
+        said = from_json(answer.body)["Message"]
+    except (ValueError, LookupError, TypeError):
         said = answer.body[:300].decode(errors="replace")
     return " ".join(str(said).split())[:600]
 

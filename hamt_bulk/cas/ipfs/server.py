@@ -8,8 +8,9 @@ from urllib.parse import urljoin, urlsplit
 from hamt_bulk.block import Data
 from hamt_bulk.cas.ipfs.address import Address, origin_of
 from hamt_bulk.cas.ipfs.credentials import Credentials
-from hamt_bulk.cas.ipfs.retry import TRANSIENT, Retries
+from hamt_bulk.cas.ipfs.retry import TRANSIENT, delay_after
 from hamt_bulk.cas.ipfs.transport import Answer, Request, Transport, Unanswered
+from hamt_bulk.cas.retries import Retries
 from hamt_bulk.errors import CASError
 
 MAX_REDIRECTS = 5
@@ -88,7 +89,7 @@ class Server:
                 if number == most or answer.status not in TRANSIENT or repeats(answer):
                     return answer
                 found = answer.headers
-            await asyncio.sleep(self._retries.delay(number, found, time.time()))
+            await asyncio.sleep(delay_after(self._retries, number, found, time.time()))
         raise AssertionError("the last attempt returns or raises")
 
     async def _redirected(self, request: Request) -> Answer:

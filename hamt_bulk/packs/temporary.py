@@ -1,0 +1,76 @@
+"""Files in `tmp/`: of writers that run, and of writers that died."""
+
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from hamt_bulk.cas.files import outside
+
+Writer: TypeAlias = Literal["running", "gone", "on another host", "unknown"]
+"""
+running          a process of this host that was there before the file was last written to
+gone             a process of this host that is not there any more
+on another host  nobody here can tell
+unknown          the file is not called as writers call theirs
+"""
+
+_NAME = re.compile(r"(?P<host>.+)-(?P<process>\d+)-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Temporary:
+    """
+    A file in `tmp/`, which no reader looks at.
+
+    written  when something was last written to it, in seconds since 1970
+    """
+
+    name: str
+    bytes: int
+    written: float
+    writer: Writer
+
+
+def temporary_files(folder: Path) -> Iterator[Temporary]:
+    """What there is in `tmp/`, by name."""
+    with outside("cannot list", folder / "tmp"), suppress(FileNotFoundError):
+        for name in sorted(os.listdir(folder / "tmp")):
+            with suppress(FileNotFoundError):
+                status = os.stat(folder / "tmp" / name, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    yield Temporary(name, status.st_size, status.st_mtime, _writer(name, status.st_mtime))
+
+
+def is_left(file: Temporary, now: float, older_than_seconds: float) -> bool:
+    """Whether nobody will go on with a file: it is old enough, and its writer does not run here."""
+    return file.writer != "running" and now - file.written >= older_than_seconds
+
+
+def _writer(name: str, written: float) -> Writer:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return "unknown"
+    if match["host"] != socket.gethostname():
+        return "on another host"
+    return "running" if _runs(int(match["process"]), written) else "gone"
+
+
+def _runs(process: int, since: float) -> bool:
+    """Whether there is such a process, and it is not another one that was given the same number later."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # there is one, of another user
+    try:
+        started = os.stat(f"/proc/{process}").st_mtime
+    except OSError:
+        return True
+    return started <= since + 60  # clocks of file systems differ

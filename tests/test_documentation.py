@@ -100,6 +100,9 @@ def test_the_python_of_the_readme_runs(in_an_empty_folder):
     run(on_dask, names)
     assert names["root"] == alone
 
+    run(blocks[-1], names)
+    assert xr.open_dataset(names["root"], engine="hamt", cas="store").load().equals(names["ds"].load())
+
 
 def run(code: str, names: dict[str, Any]) -> None:
     """As in a notebook, where `await` stands anywhere."""

@@ -20,6 +20,7 @@ from blake3 import blake3
 
 from hamt_bulk.block import Data, parse
 from hamt_bulk.errors import InvalidInput
+from hamt_bulk.foreign import from_cbor
 from hamt_bulk.manifest import HashFn, Manifest, digests_of
 from hamt_bulk.ragged import Ragged, offsets_of
 
@@ -108,14 +109,14 @@ def encode(record: Record, chain: bytes) -> tuple[bytes, bytes]:
     if isinstance(record, Batch):
         fields["blocks"] = [list(block) for block in record.blocks]
     body: bytes = libipld.encode_dag_cbor({"kind": _NAMES[type(record)], **fields})
-    after = _continued(chain, body)
+    after = continued(chain, body)
     return len(body).to_bytes(LENGTH_BYTES, "little") + body + after, after
 
 
 def decode(body: bytes) -> Record:
     """The record of which these are the bytes between length and chain. Raises `InvalidInput`."""
     try:
-        fields: Any = libipld.decode_dag_cbor(body)
+        fields: Any = from_cbor(body)
         kind = _KINDS[fields.pop("kind")]
         record = kind(**fields)
         _CHECKS[kind](record)
@@ -155,13 +156,14 @@ def read(file: BinaryIO) -> Iterator[tuple[Record, int, bytes]]:
         if end > size:
             return
         body, after = file.read(length), file.read(CHAIN_BYTES)
-        if after != _continued(chain, body):
+        if after != continued(chain, body):
             return
         yield decode(body), end, after
         at, chain = end, after
 
 
-def _continued(chain: bytes, body: Data) -> bytes:
+def continued(chain: bytes, body: Data) -> bytes:
+    """The chain after a record of these bytes."""
     digest = blake3(chain)
     digest.update(body)
     return digest.digest()[:CHAIN_BYTES]

@@ -18,7 +18,7 @@ from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.cas.files import absolute
 from hamt_bulk.cas.wrap import configuration
 from hamt_bulk.errors import CASError, InvalidInput, JournalMismatch
-from hamt_bulk.journal.file import SHOWN, Journal, contents_of, differences, opening
+from hamt_bulk.journal.file import SHOWN, Contents, Journal, contents_of, differences, opening
 from hamt_bulk.journal.kept import is_kept
 from hamt_bulk.journal.records import Batch, Build, Opening, Ranges
 from hamt_bulk.manifest import HashFn, Manifest
@@ -168,15 +168,27 @@ class Resuming:
 
 def live_of_journals(folder: Path) -> Iterator[bytes]:
     """The values that the journals in a folder name, of builds that run or may be gone on with."""
+    for _, contents in _journals_in(folder):
+        for batch in contents.batches:
+            yield from batch.cids()
+
+
+def bases_of_journals(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """The journals in a folder whose builds change a base, and its root."""
+    for path, contents in _journals_in(folder):
+        base = contents.build.parts.get("base", {}).get("")
+        if base:
+            yield path, base
+
+
+def _journals_in(folder: Path) -> Iterator[tuple[Path, Contents]]:
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
-            batches = contents_of(path).batches
+            yield path, contents_of(path)
         except CASError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                continue  # its build has just been completed
-            raise
-        for batch in batches:
-            yield from batch.cids()
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            # Its build has just been completed.
 
 
 def ranges_of(blocks: Sequence[int]) -> Ranges:

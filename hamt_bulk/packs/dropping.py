@@ -22,8 +22,8 @@ from hamt_bulk.cas import PackCAS
 from hamt_bulk.cas.files import outside, sync_folder
 from hamt_bulk.cas.packfile import temporary_name
 from hamt_bulk.cas.packindex import PackIndex
-from hamt_bulk.errors import CASError, InvalidInput
-from hamt_bulk.journal import live_of_journals
+from hamt_bulk.errors import CASError, HamtError, InvalidInput
+from hamt_bulk.journal import bases_of_journals, live_of_journals
 from hamt_bulk.manifest import HashFn, blake3_hashfn
 from hamt_bulk.packs.digests import Digests
 from hamt_bulk.packs.dropped import Dropped
@@ -48,7 +48,8 @@ def drop(
     progress: ProgressOption = None,
 ) -> Dropped:
     """
-    What was dropped: blocks that no root in `keep` reaches, and no journal of the store names.
+    What was dropped: blocks that no root in `keep` reaches, and no journal of the store names, nor the base
+    of its build.
 
     keep              roots of trees, at least one: everything below them stays readable
     older_than_hours  younger packs, and younger files in `tmp/`, are not touched
@@ -107,6 +108,15 @@ def _marked(folder: Path, roots: Sequence[bytes], hash_fn: HashFn, show: Progres
     try:
         for root in roots:
             marking.tree(root)
+        for journal, base in bases_of_journals(cas.journals):
+            try:
+                marking.tree(base)
+            except HamtError as error:
+                error.add_note(
+                    f"it lies below {text(base)}, the base of the build whose journal is {journal}: to give that build up "
+                    "remove the journal"
+                )
+                raise
         marking.finished(live_of_journals(cas.journals))
     finally:
         cas.close()

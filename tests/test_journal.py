@@ -22,6 +22,7 @@ from hamt_bulk.manifest import Manifest, blake3_hashfn
 
 BUILD = Build({"grid": {"t2m": b"1", "u10": b"2"}, "base": {"": b""}})
 OTHER = Build({"grid": {"t2m": b"1", "u10": b"3"}, "base": {"": b"root"}})
+SAVED = Manifest.of([("zarr.json", identify(b"a document"))])
 THIS = opening({"zarr": "3"}, {"t2m": "array-1"})
 
 
@@ -252,7 +253,7 @@ def test_records_that_are_none_are_refused(fields):
 
 
 def begin(resuming: Resuming, build: Build = BUILD, total: int = 10, **sources: str):
-    return resuming.begin(build, {"zarr": "3"}, sources, total, blake3_hashfn, lambda progress: None)
+    return resuming.begin(build, {"zarr": "3"}, sources, total, SAVED, blake3_hashfn, lambda progress: None)
 
 
 def finish(cas: PackCAS, name: str, **options) -> None:
@@ -364,7 +365,7 @@ def test_other_versions_and_other_arrays_are_warned_of(tmp_path):
         pytest.warns(UserWarning, match=r"written with zarr 3, now 4.*resume=False"),
         Resuming(tmp_path / "a", None, InMemoryCAS()) as resuming,
     ):
-        resuming.begin(BUILD, {"zarr": "4"}, {"t2m": "two"}, 10, blake3_hashfn, lambda progress: None)
+        resuming.begin(BUILD, {"zarr": "4"}, {"t2m": "two"}, 10, SAVED, blake3_hashfn, lambda progress: None)
 
 
 def test_blocks_beyond_the_grid_are_damage(tmp_path):
@@ -380,9 +381,8 @@ def test_the_values_of_all_journals_are_live(tmp_path):
     assert list(live_of_journals(cas.journals)) == []
     finish(cas, "a")
     finish(cas, "b")
-    assert set(live_of_journals(cas.journals)) == {
-        identify(f"{name} {i}".encode()) for name in "ab" for i in range(3)
-    }
+    chunks = {identify(f"{name} {i}".encode()) for name in "ab" for i in range(3)}
+    assert set(live_of_journals(cas.journals)) == chunks | {identify(b"a document")}
 
 
 def test_a_store_without_a_folder_has_journals_in_the_users(tmp_path, monkeypatch):

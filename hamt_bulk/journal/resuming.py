@@ -79,11 +79,14 @@ class Resuming:
         versions: Mapping[str, str],
         sources: Mapping[str, str],
         total: int,
+        saved: Manifest,
         hash_fn: HashFn,
         show: Callable[[BuildProgress], None],
     ) -> Finished:
         """
         Opens the journal of `build`, which has `total` Dask blocks. What it says is finished, and is still there.
+
+        saved  what this call has saved itself: noted, so that nobody takes it for litter
 
         Raises `JournalMismatch` or `InvalidInput` where it cannot be gone on with.
         """
@@ -101,6 +104,7 @@ class Resuming:
         self._journal = Journal.open(self._path, build, this)
         try:
             _tell_of_changes(self._journal.earlier, this)
+            self._journal.add(Batch.of([], saved))
             finished = self._taken_over(self._journal.batches, total, hash_fn, show)
         except BaseException:
             self.__exit__(None, None, None)
@@ -148,9 +152,10 @@ class Resuming:
         """The batches that count: those whose values are all there. Of several for one Dask block the last."""
         done = np.zeros(total, bool)
         manifests: list[Manifest] = []
+        batches = [batch for batch in batches if batch.blocks]
         for number, batch in enumerate(reversed(batches)):
             show(BuildProgress("resume", number, len(batches)))
-            if batch.blocks and batch.blocks[-1][1] > total:
+            if batch.blocks[-1][1] > total:
                 raise InvalidInput(
                     f"{self._path}: Dask block {batch.blocks[-1][1] - 1} of {total}: it was damaged; remove it"
                 )
@@ -182,7 +187,8 @@ def bases_of_journals(folder: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 def _journals_in(folder: Path) -> Iterator[tuple[Path, Contents]]:
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    # Also those that were given another kind of name; with a dot begin those that are being made.
+    for path in sorted(path for path in folder.glob("*") if not path.name.startswith(".")):
         try:
             yield path, contents_of(path)
         except CASError as error:

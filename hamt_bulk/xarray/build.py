@@ -292,7 +292,7 @@ def _plan(
     saved = Manifest.of(edits, target.hash_fn)
     build = identity(target, root, documents, saved, sources)
     count = sum(source.array.npartitions for source in sources)
-    finished = resuming.begin(build, versions(), source_names(sources), count, target.hash_fn, show)
+    finished = resuming.begin(build, versions(), source_names(sources), count, saved, target.hash_fn, show)
     write = WriteStage(target, sources, record, workers, finished.blocks, resuming.add)
     return _Plan(sources, write, [saved, *finished.manifests], base)
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import threading
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hamt_bulk import InMemoryCAS, PackCAS
+from hamt_bulk import InMemoryCAS, PackCAS, RetryingCAS
 from hamt_bulk.block import identify
+from hamt_bulk.cas.wrap import VerifyingCAS
 from hamt_bulk.errors import CASError, InvalidInput, JournalMismatch
 from hamt_bulk.journal import Build, Resuming, live_of_journals
 from hamt_bulk.journal.file import Journal, contents_of, opening
+from hamt_bulk.journal.kept import is_kept
 from hamt_bulk.journal.records import Batch, decode
 from hamt_bulk.journal.resuming import ranges_of
 from hamt_bulk.manifest import Manifest, blake3_hashfn
@@ -360,8 +363,12 @@ def test_other_versions_and_other_arrays_are_warned_of(tmp_path):
     call(t2m="one")
     with pytest.warns(UserWarning, match=r"Dask arrays of 't2m' have other names.*resume=False"):
         call(t2m="two")
-    call(t2m="two")
+    with pytest.warns(
+        UserWarning, match="have other names than before"
+    ):  # what the first one noted still counts
+        call(t2m="two")
     with (
+        pytest.warns(UserWarning, match="other names"),
         pytest.warns(UserWarning, match=r"written with zarr 3, now 4.*resume=False"),
         Resuming(tmp_path / "a", None, InMemoryCAS()) as resuming,
     ):
@@ -391,3 +398,87 @@ def test_a_store_without_a_folder_has_journals_in_the_users(tmp_path, monkeypatc
         begin(resuming)
     [journal] = tmp_path.glob("hamt-bulk/journals/*/*.journal")
     assert contents_of(journal).build == BUILD
+
+
+def test_a_symbolic_link_stands_for_what_it_leads_to(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    with Journal.open(link, BUILD, THIS):
+        assert contents_of(target).build == BUILD
+        with pytest.raises(InvalidInput, match="another call is writing"):
+            Journal.open(target, BUILD, THIS)
+    Journal.open(link, BUILD, THIS).remove()
+    assert not target.exists()
+
+
+def test_a_journal_that_is_closed_while_a_batch_is_noted_is_free_for_the_next_call(path, monkeypatch):
+    """As by Ctrl-C, while a thread of the cluster's loop waits for the disk."""
+    journal = Journal.open(path, BUILD, THIS)
+    syncing, go_on = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def slow(file: int) -> None:
+        syncing.set()
+        assert go_on.wait(10)
+        fsync(file)
+
+    monkeypatch.setattr("os.fsync", slow)
+    adding = threading.Thread(target=journal.add, args=(Batch.of([(0, 1)], manifest("a")),))
+    adding.start()
+    assert syncing.wait(10)
+    closing = threading.Thread(target=journal.close)
+    closing.start()
+    go_on.set()
+    adding.join()
+    closing.join()
+    monkeypatch.undo()
+    with Journal.open(path, BUILD, THIS) as again:
+        assert len(again.batches) == 1
+
+
+def test_a_forked_child_does_not_hold_the_lock(path):
+    journal = Journal.open(path, BUILD, THIS)
+    read_end, write_end = os.pipe()
+    ready, begun = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(begun, b"x")
+        os.read(read_end, 1)
+        os._exit(0)
+    try:
+        os.read(ready, 1)
+        with pytest.raises(InvalidInput, match="another call is writing"):
+            Journal.open(path, BUILD, THIS)
+        journal.close()
+        Journal.open(path, BUILD, THIS).close()
+    finally:
+        os.write(write_end, b"x")
+        os.waitpid(child, 0)
+
+
+def test_a_journal_that_is_not_ours_any_more_is_not_removed(path):
+    journal = Journal.open(path, BUILD, THIS)
+    path.unlink()
+    with Journal.open(path, BUILD, THIS):
+        journal.remove()
+        assert path.exists()
+
+
+@pytest.mark.parametrize("around", [VerifyingCAS, RetryingCAS, lambda cas: VerifyingCAS(RetryingCAS(cas))])
+def test_leaves_are_looked_for_through_whatever_is_around_a_store(around):
+    cas = InMemoryCAS()
+    value = os.urandom(3 << 20)
+    with cas.writer() as writer:
+        cid = writer.save(value)
+        writer.flush()
+    assert is_kept(around(cas), [cid])
+    del cas.blocks[identify(value[: 1 << 20])]
+    assert not is_kept(around(cas), [cid])
+
+
+def test_a_call_that_has_ended_opens_no_journal(tmp_path):
+    with Resuming(tmp_path / "a", None, InMemoryCAS()) as resuming:
+        pass
+    with pytest.raises(InvalidInput, match="has ended"):
+        begin(resuming)
+    assert not (tmp_path / "a").exists()

@@ -142,6 +142,15 @@ def test_chunks_that_kill_their_workers_are_named_and_all_others_kept(
     assert sum(computed(log).values()) == before + 1
 
 
+def test_where_every_chunk_kills_its_worker_a_few_are_enough(client, tmp_path, monkeypatch):
+    """Workers that are too small for any chunk must not die for all of them."""
+    monkeypatch.setattr("hamt_bulk.dask.running.MAX_SUSPECTS", 2)
+    monkeypatch.setattr("hamt_bulk.dask.running.MAX_GUILTY", 1)
+    client.wait_for_workers(2)
+    with pytest.raises(WorkersDied, match=r"variable 't2m', chunk .*no more were looked for"):
+        to_hamt(dataset(None, 0.0, frozenset(range(240))), PackCAS(tmp_path))
+
+
 def test_what_a_reader_raises_comes_with_the_chunk_it_was_for(client, tmp_path):
     def broken(block, block_info=None):
         if block_info[0]["chunk-location"] == (3, 1):

@@ -61,6 +61,9 @@ JournalPath = Annotated[
         "there.",
     ),
 ]
+NoJournal = Annotated[
+    bool, typer.Option("--no-journal", help="Note nothing: a call that ends too early is lost.")
+]
 ResumeOption = Annotated[
     bool | None,
     typer.Option(
@@ -98,6 +101,7 @@ def ingest(
     ] = None,
     pin: PinOption = None,
     journal: JournalPath = None,
+    no_journal: NoJournal = False,
     resume: ResumeOption = None,
 ) -> None:
     """
@@ -125,7 +129,7 @@ def ingest(
             encoding=encodings,
             zarr_format=source.zarr_format,
             pin=pin,
-            journal=journal or True,
+            journal=_journal(journal, no_journal),
             resume=resume,
         )
     _tell(root, started, url_of(target, cas), group)
@@ -150,6 +154,7 @@ def append(
     scheduler: SchedulerOption = None,
     pin: PinOption = None,
     journal: JournalPath = None,
+    no_journal: NoJournal = False,
     resume: ResumeOption = None,
 ) -> None:
     """
@@ -179,7 +184,7 @@ def append(
             append_dim=dim,
             align_chunks=True,
             pin=pin,
-            journal=journal or True,
+            journal=_journal(journal, no_journal),
             resume=resume,
         )
     _tell(new, started, url_of(target, cas), group)
@@ -204,6 +209,12 @@ def refuse_overlap(
             f"the base has {len(both)} of the {ds.sizes[dim]} values of {dim!r} already, such as {both[0]}: nothing "
             'was appended. To write over them call to_hamt(…, region="auto") in Python'
         )
+
+
+def _journal(path: Path | None, none: bool) -> Path | bool:
+    if path is not None and none:
+        wrong("--journal", "contradicts --no-journal: leave one of them out")
+    return path or not none
 
 
 def _refuse_both(scheduler: str | None, workers: int | None, threads: int | None) -> None:

@@ -14,7 +14,7 @@ import dask.threaded
 from distributed import Client, get_client
 
 from hamt_bulk.cas import ContentAddressedStore
-from hamt_bulk.dask.cluster import ClientRunner
+from hamt_bulk.dask.cluster import ClientRunner, connected
 from hamt_bulk.dask.local import LocalRunner
 from hamt_bulk.dask.stage import Stage, Stages, Tick, Window
 from hamt_bulk.dask.workers import preflight_async
@@ -63,6 +63,15 @@ async def run_async(stages: Stages[T], client: Client, cas: ContentAddressedStor
     finished = object()
     returned: list[T] = []
 
+    async def advanced(results: list[Any] | None) -> Any:
+        """The next stage. A thread cannot be stopped: when this is cancelled it is waited for."""
+        step = asyncio.ensure_future(asyncio.to_thread(advance, results))
+        try:
+            return await asyncio.shield(step)
+        except asyncio.CancelledError:
+            await asyncio.gather(step, return_exceptions=True)
+            raise
+
     def advance(results: list[Any] | None) -> Any:
         try:
             return stages.send(results)  # type: ignore[arg-type]
@@ -72,10 +81,11 @@ async def run_async(stages: Stages[T], client: Client, cas: ContentAddressedStor
 
     try:
         with progress:
-            await preflight_async(client, cas)
+            with connected():
+                await preflight_async(client, cas)
             results: list[Any] | None = None
             while True:
-                stage = await asyncio.to_thread(advance, results)
+                stage = await advanced(results)
                 if stage is finished:
                     return returned[0]
                 try:

@@ -4,6 +4,8 @@ import fcntl
 import os
 import secrets
 import socket
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +51,8 @@ class Journal:
         self.earlier = contents.openings
         self._file: int | None = file
         self._end, self._chain = contents.end, contents.chain
+        self._lock = threading.Lock()
+        _open.add(self)
 
     @classmethod
     def open(cls, path: Path, build: Build, opening: Opening) -> Self:
@@ -58,6 +62,7 @@ class Journal:
         Raises `JournalMismatch` when it is that of another build, `InvalidInput` when it is no journal, or when another
         call is writing it.
         """
+        path = Path(os.path.realpath(path))  # what a symbolic link leads to is what is locked, and removed
         file = _locked(path, build)
         try:
             contents = _contents(path, file)
@@ -76,18 +81,25 @@ class Journal:
     def remove(self) -> None:
         """Forgets a build that is complete."""
         if self._file is not None:
-            with outside("cannot remove", self.path):
-                self.path.unlink(missing_ok=True)
-                sync_folder(self.path.parent)
+            with outside("cannot remove", self.path), suppress(FileNotFoundError):
+                # Somebody may have removed it, and begun another.
+                if os.path.samestat(os.fstat(self._file), os.stat(self.path)):
+                    self.path.unlink()
+                    sync_folder(self.path.parent)
             self.close()
 
     def close(self) -> None:
         """Lets another call go on with it."""
-        file, self._file = self._file, None
-        if file is not None:
-            os.close(file)
+        with self._lock:  # a thread may be adding a batch
+            file, self._file = self._file, None
+            if file is not None:
+                os.close(file)
 
     def _append(self, record: Record) -> None:
+        with self._lock:
+            self._write(record)
+
+    def _write(self, record: Record) -> None:
         if self._file is None:
             raise CASError(f"cannot write {self.path}: it is closed, or writing it has failed before")
         data, chain = encode(record, self._chain)
@@ -113,6 +125,19 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+_open: "weakref.WeakSet[Journal]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A forked child lets go, or the lock would last as long as it does."""
+    for journal in list(_open):
+        journal._lock = threading.Lock()
+        journal.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def opening(versions: Mapping[str, str], sources: Mapping[str, str]) -> Opening:

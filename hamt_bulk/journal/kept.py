@@ -6,6 +6,7 @@ from hamt_bulk import unixfs
 from hamt_bulk.block import DAG_PB, parse
 from hamt_bulk.cas import BlockCAS, ContentAddressedStore
 from hamt_bulk.cas.wrap import translated
+from hamt_bulk.cas.wrapping import innermost
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, MalformedNode
 
 AT_ONCE = 4096
@@ -32,10 +33,11 @@ def is_kept(cas: ContentAddressedStore, cids: Iterable[bytes]) -> bool:
 
 def _below(cas: ContentAddressedStore, nodes: list[bytes]) -> list[bytes]:
     """What the nodes of files link to. Of a file that a store gives as a whole, it has said that it has it."""
-    if not nodes or not isinstance(cas, BlockCAS):
+    store = innermost(cas)
+    if not nodes or not isinstance(store, BlockCAS):
         return []
     with translated(cas, nodes):
-        blocks = cas.load_blocks(nodes)
+        blocks = store.load_blocks(nodes)
     links: dict[bytes, None] = {}
     for cid, block in zip(nodes, blocks, strict=True):
         links.update(dict.fromkeys(unixfs.decode(cid, block).links))

@@ -66,6 +66,7 @@ class Resuming:
         self._resume = resume
         self._journal: Journal | None = None
         self._total = self._done = 0
+        self._is_over = False
         self._folder: Path | None = None
         self._path: Path | None = None
         if option is True:
@@ -90,6 +91,8 @@ class Resuming:
 
         Raises `JournalMismatch` or `InvalidInput` where it cannot be gone on with.
         """
+        if self._is_over:
+            raise InvalidInput("this call has ended")
         self._total = total
         nothing = Finished(np.zeros(total, bool), [])
         if self._folder is not None:
@@ -101,7 +104,11 @@ class Resuming:
         if self._resume is True and not self._path.exists():
             raise _nothing_to_resume(self._path, self._folder, build)
         this = opening(versions, sources)
-        self._journal = Journal.open(self._path, build, this)
+        try:
+            self._journal = Journal.open(self._path, build, this)
+        except CASError as error:
+            error.add_note("another file can be named for the journal, or none")
+            raise
         try:
             _tell_of_changes(self._journal.earlier, this)
             self._journal.add(Batch.of([], saved))
@@ -110,15 +117,16 @@ class Resuming:
             self.__exit__(None, None, None)
             raise
         self._done = finished.count
+        self._journal.batches = ()
         if self._journal.earlier:
             log.info("resumed: %s of %s Dask blocks were finished before", f"{self._done:,}", f"{total:,}")
         return finished
 
     def add(self, blocks: Sequence[int], manifest: Manifest) -> None:
         """Notes a batch whose values are durable, durably. `blocks` ascend."""
-        self._done += len(blocks)
         if self._journal is not None:
             self._journal.add(Batch.of(ranges_of(blocks), manifest))
+        self._done += len(blocks)
 
     def complete(self) -> None:
         """Removes the journal: the root is there. Failing to do so costs a warning."""
@@ -134,6 +142,7 @@ class Resuming:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._is_over = True
         if self._journal is not None:
             if error is not None:
                 error.add_note(
@@ -235,26 +244,30 @@ def _nothing_to_resume(path: Path, folder: Path | None, build: Build) -> Invalid
 
 def _tell_of_changes(earlier: Sequence[Opening], this: Opening) -> None:
     """Warns of what may have changed since the journal was begun, and need not matter."""
-    for before in earlier[-1:]:
-        versions = [
-            f"{name} {before.versions.get(name, 'none')}, now {version}"
-            for name, version in this.versions.items()
-            if before.versions.get(name) != version
-        ]
-        if versions:
-            warnings.warn(
-                f"what was finished before was written with {'; '.join(versions)}: chunks may be encoded in another "
-                "way. To have all alike begin anew, with resume=False",
-                stacklevel=2,
-            )
-        changed = sorted(name for name, array in this.sources.items() if before.sources.get(name) != array)
-        if changed:
-            more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-            warnings.warn(
-                f"the Dask arrays of {', '.join(map(repr, changed[:SHOWN]))}{more} have other names than before: if the "
-                "data has changed since, begin anew, with resume=False",
-                stacklevel=2,
-            )
+    others = {
+        f"{name} {before.versions.get(name, 'none')}, now {version}"
+        for before in earlier
+        for name, version in this.versions.items()
+        if before.versions.get(name) != version
+    }
+    if others:
+        warnings.warn(
+            f"what was finished before was written with {'; '.join(sorted(others))}: chunks may be encoded in another "
+            "way. To have all alike begin anew, with resume=False",
+            stacklevel=2,
+        )
+    changed = sorted(
+        name
+        for name, array in this.sources.items()
+        if any(before.sources.get(name) != array for before in earlier)
+    )
+    if changed:
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        warnings.warn(
+            f"the Dask arrays of {', '.join(map(repr, changed[:SHOWN]))}{more} have other names than before: if the "
+            "data has changed since, begin anew, with resume=False",
+            stacklevel=2,
+        )
 
 
 def _own_folder() -> Path:

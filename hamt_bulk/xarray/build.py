@@ -117,8 +117,10 @@ def to_hamt(
     journal          where finished batches are noted, so that the same call goes on where this one ended, whatever
                      ended it: `True` (among the store's own journals), or the path of a file. It is removed when
                      the root is there. It knows the build by metadata, codecs, coordinates, grid and base, not by
-                     the data in Dask arrays: of those whose names have changed it warns
-    resume           `True`: there has to be a journal of this build; `False`: begin anew, whatever it says
+                     the data in Dask arrays: of those whose names have changed it warns. What is finished is looked for
+                     in the store, and not read again: `check` does that
+    resume           `True`: there has to be a journal of this build; `False`: begin anew, whatever that of this build
+                     says
     progress         a bar on a terminal or in a notebook; `False`: none; or a function of `BuildProgress`
     max_bucket_size  entries of a tree's bucket; another one gives another root. That of the base, if there is one
     compute          `False`: metadata is written now, and a `Delayed` of the root returned, one graph

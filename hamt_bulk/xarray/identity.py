@@ -59,8 +59,20 @@ def _grids(sources: Sequence[Source]) -> dict[str, bytes]:
     count = 0
     for source in sources:
         zarr_chunks = getattr(source.target, "shards", None) or source.target.chunks
-        region = [(part.start, part.stop) for part in source.region]
-        about = [count, str(source.array.dtype), source.target.shape, zarr_chunks, region]
+        region = [
+            tuple(None if at is None else int(at) for at in (part.start, part.stop)) for part in source.region
+        ]
+        shape, chunks = ([int(size) for size in sizes] for sizes in (source.target.shape, zarr_chunks))
+        config = getattr(source.target, "config", None) or source.target.async_array._config
+        about = [
+            count,
+            str(source.array.dtype),
+            shape,
+            chunks,
+            region,
+            config.write_empty_chunks,
+            config.order,
+        ]
         digest = blake3(repr(about).encode())
         for sizes in source.array.chunks:
             digest.update(np.asarray([len(sizes), *sizes], "<i8").tobytes())

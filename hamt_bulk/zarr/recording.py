@@ -58,7 +58,7 @@ class RecordingStore(MemoryStore):
         self._is_listed = folders is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RecordingStore, (self._base,)
+        return _emptied, (self._base, self.cleared)
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -181,6 +181,12 @@ class RecordingStore(MemoryStore):
                     if document not in (folders.names(path) or ()) and await base.exists(start + document):
                         return None
         return folders
+
+
+def _emptied(base: ZarrHAMTStore | None, cleared: list[str]) -> RecordingStore:
+    store = RecordingStore(base)
+    store.cleared = cleared
+    return store
 
 
 async def _consolidated_folders(store: ZarrHAMTStore) -> Folders | None:

@@ -153,16 +153,16 @@ def to_hamt(
             made = concluded(target, root, lambda: run(stages, runner, target.cas, show))
             resuming.complete()
             return made
-    if journal is not None and journal is not False:
-        raise InvalidInput(
-            "a journal is for compute=True: with compute=False Dask runs the graph, and nobody notes it"
-        )
-    runner.check(target.cas)
-    try:
-        planned = plan()
-    except BaseException as error:
-        abandon(target.cas, error)
-        raise
+        if journal is not None and journal is not False:
+            raise InvalidInput(
+                "a journal is for compute=True: with compute=False Dask runs the graph, and nobody notes it"
+            )
+        runner.check(target.cas)
+        try:
+            planned = plan()
+        except BaseException as error:
+            abandon(target.cas, error)
+            raise
     graph, key = whole_graph(target, planned.write, planned.edits, planned.base)
     return Delayed(key, HighLevelGraph.from_collections(key, graph, dependencies=()))
 

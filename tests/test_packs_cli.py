@@ -26,9 +26,12 @@ def call(*arguments: str | os.PathLike[str]) -> Result:
     return CliRunner().invoke(app, ["packs", *map(os.fspath, arguments)])
 
 
-def worked(result: Result, status: int = 0) -> str:
+CAUTION = "--older-than 0: what builds have written that are running now, and is older, is dropped "
+
+
+def worked(result: Result, status: int = 0, said: str = "") -> str:
     assert result.exit_code == status, (result.stdout, result.stderr, result.exception)
-    assert result.stderr == ""
+    assert result.stderr.startswith(said) and bool(result.stderr) == bool(said)
     return result.stdout
 
 
@@ -64,7 +67,9 @@ def test_all_at_once(store: Path) -> None:
     os.truncate(cut, blocks_in(cut)[identify(b"cut 6")][0])
     before = contents(store, kept)
     said = worked(
-        call(store, "--verify", "--index", "--drop", "--keep", text(kept), "--older-than", "0", "--merge"), 1
+        call(store, "--verify", "--index", "--drop", "--keep", text(kept), "--older-than", "0", "--merge"),
+        1,
+        CAUTION,
     )
     order = [said.index(part) for part in ("lost", "the index is made anew", "dropped, ", "packs before")]
     assert order == sorted(order)
@@ -91,7 +96,8 @@ def test_a_damaged_root_refuses_the_drop_in_one_line(store: Path) -> None:
     write(store, [b"dead"])
     [pack] = [path for path in packs_in(store) if kept in blocks_in(path)]
     alter(pack, blocks_in(pack)[kept][0])
-    result = call(store, "--drop", "--keep", text(kept), "--older-than", "0")
+    age(store, 25)
+    result = call(store, "--drop", "--keep", text(kept))
     assert (result.exit_code, result.stdout) == (1, "")
     assert re.fullmatch(
         rf"error: {text(kept)} cannot be walked to its end, so nothing was dropped: .*\n", result.stderr
@@ -127,3 +133,22 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:
         assert (result.exit_code, result.stdout) == (1, "")
         assert "there is no pack store" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_of_less_than_an_hour_is_warned_of_and_no_longer_one(store: Path) -> None:
+    kept = text(tree(store, {"a": b"1"}))
+    worked(call(store, "--drop", "--keep", kept, "--older-than", "0"), said=CAUTION)
+    worked(call(store, "--drop", "--keep", kept, "--older-than", "0.9"), said="--older-than 0.9: ")
+    worked(call(store, "--drop", "--keep", kept, "--older-than", "1"))
+    worked(call(store, "--drop", "--keep", kept))
+
+
+@pytest.mark.parametrize("left", [0, 1, 51])
+def test_a_pack_that_was_cut_and_has_no_index_is_said_to_have_lost_blocks(store: Path, left: int) -> None:
+    [pack] = write(store, [b"one", b"two"])
+    os.truncate(pack, left)
+    said = worked(call(store, "--verify"), 1)
+    assert said.endswith("1 pack damaged: in 1 pack blocks are lost: how many is not known\n")
+    assert "0 blocks saved, blocks are lost: how many is not known; the damaged file" in worked(
+        call(store, "--index")
+    )

@@ -22,7 +22,9 @@ def hours(start: int, failing: bool = False) -> xr.Dataset:
 
     time = np.arange(start, start + 80)
     values = xr.DataArray(time.astype("f8"), dims="time").chunk(time=4)
-    return xr.Dataset({"t2m": values.copy(data=values.data.map_blocks(read, dtype="f8"))}, coords={"time": time})
+    return xr.Dataset(
+        {"t2m": values.copy(data=values.data.map_blocks(read, dtype="f8"))}, coords={"time": time}
+    )
 
 
 @pytest.fixture

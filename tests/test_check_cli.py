@@ -85,6 +85,12 @@ def test_stores_that_cannot_be_repaired(stores, tmp_path):
         1,
         "the store that is checked: give one that",
     )
+    failed(
+        call("check", root, "--cas", lossy, "--repair-from", tmp_path / "nowhere"),
+        1,
+        "there is no store: was another path meant?",
+    )
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_repair_that_leaves_something_ends_with_status_1(stores, tmp_path):

@@ -1,5 +1,6 @@
 """Small packs become one, and nothing is lost on the way."""
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from hamt_bulk.block import Block, identify
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.cas.packmerge import MERGED_PACKS, SMALL_PACK_BYTES, groups, merge
-from hamt_bulk.errors import BlockNotFound
+from hamt_bulk.errors import BlockNotFound, CASError
+from hamt_bulk.packs import merge as merge_all
 
 sizes = st.dictionaries(
     st.tuples(st.sampled_from(["nodes", "values"]), st.integers(0, 999)).map(
@@ -189,3 +191,20 @@ def test_readers_find_every_block_while_others_add_and_merge(tmp_path, monkeypat
         assert min(reader.result() for reader in readers) > 10
     assert len(packs(tmp_path)) <= 2 * 3 * MERGED_PACKS
     assert [read(PackCAS(tmp_path), cids) for cids, _ in known] == [expected for _, expected in known]
+
+
+def test_a_full_disk_is_said_to_be_and_not_taken_for_damaged_packs(tmp_path, monkeypatch):
+    cids = [cid for number in range(3) for cid in add(tmp_path, number)]
+    before = packs(tmp_path)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", full)
+        with pytest.raises(CASError, match="the disk is full"):
+            merge_all(tmp_path)
+    assert packs(tmp_path) == before
+    assert os.listdir(tmp_path / "tmp") == []
+    assert len(merge_all(tmp_path).gone) == 6
+    assert read(PackCAS(tmp_path), cids)

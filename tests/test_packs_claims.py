@@ -12,7 +12,7 @@ from hamt_bulk import copy
 from hamt_bulk.block import identify
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.errors import BlockNotFound
-from hamt_bulk.packs import drop, rebuild
+from hamt_bulk.packs import rebuild
 
 
 @pytest.fixture(autouse=True)
@@ -102,12 +102,3 @@ def test_has_many_alone_sees_a_mended_head_too(store: Path) -> None:
     assert reader.has_many([cid]) == [False]
     write(store, [b"one", b"two"])
     assert reader.has_many([cid]) == [True]
-
-
-def test_drop_in_another_process_is_seen_by_a_claim(store: Path) -> None:
-    kept = tree(store, {"a": b"1"})
-    write(store, [b"dead"])
-    cas = PackCAS(store)
-    assert cas.claim_many([identify(b"dead")]) == [True]
-    drop(store, [kept], older_than_hours=0)
-    assert cas.claim_many([identify(b"dead")]) == [False]

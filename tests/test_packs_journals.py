@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import hamt_bulk.packs.dropping as dropping
 from hamt_bulk import PackCAS, check
 from hamt_bulk.errors import BlockNotFound
+from hamt_bulk.journal import bases_of_journals, live_of_journals
 from hamt_bulk.packs import drop
 from hamt_bulk.xarray import to_hamt
 
@@ -74,3 +76,39 @@ def test_a_base_with_holes_refuses_the_drop_and_names_the_journal(interrupted: P
             shutil.move(aside, path)
     else:
         pytest.fail("no pack held the base")
+
+
+def test_what_a_build_needs_that_is_completed_while_roots_are_walked_is_kept(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal is there when the walk begins, and not when it ends; what it has written is old by then."""
+    kept = to_hamt(xr.Dataset({"a": ("x", np.arange(3))}), PackCAS(interrupted))
+    [journal] = (interrupted / "journals").iterdir()
+    needed = set(live_of_journals(interrupted / "journals"))
+    [(_, base)] = bases_of_journals(interrupted / "journals")
+    tree = dropping.Marking.tree
+
+    def walked(marking: dropping.Marking, root: bytes) -> None:
+        tree(marking, root)
+        journal.unlink(missing_ok=True)
+
+    monkeypatch.setattr(dropping.Marking, "tree", walked)
+    done = drop(interrupted, [kept], older_than_hours=0)
+    assert done.absent == 0
+    assert needed
+    assert PackCAS(interrupted).has_many([*needed]) == [True] * len(needed)
+    assert check(base, PackCAS(interrupted)).ok
+    assert drop(interrupted, [kept], older_than_hours=0).blocks >= len(needed)
+
+
+def test_a_value_that_a_journal_names_and_a_kept_root_lacks_refuses_the_drop(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with dask.config.set(scheduler="synchronous"):
+        kept = to_hamt(hours(0), PackCAS(store))
+        with pytest.raises(OSError, match="the source is gone"):
+            to_hamt(hours(0, failing=True), PackCAS(store), journal=True)
+    assert set(live_of_journals(store / "journals"))
+    for path in (store / "packs/values").iterdir():
+        path.unlink()
+    with pytest.raises(BlockNotFound, match="cannot be walked to its end"):
+        drop(store, [kept], older_than_hours=0)

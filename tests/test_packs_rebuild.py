@@ -11,7 +11,7 @@ from packs_made import alter, blocks_in, contents, items_of, packs_in, readable,
 from hamt_bulk.block import Block, identify
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.errors import CASError
-from hamt_bulk.packs import merge, packs, rebuild, verify
+from hamt_bulk.packs import drop, merge, packs, rebuild, verify
 
 VALUES = [b"value %d " % n * (1 + n % 5) for n in range(12)]
 CIDS = [identify(value) for value in VALUES]
@@ -215,3 +215,35 @@ def test_damaged_packs_are_not_merged(store: Path, pack: Path) -> None:
     assert len(merge(store).gone) == 2
     assert pack.exists()
     assert readable(store, CIDS) == before
+
+
+@pytest.mark.parametrize("codec", ["raw", "dag-cbor"])
+def test_a_digest_of_no_bytes_is_damage_as_any_and_the_packs_after_it_are_mended(
+    store: Path, codec: str
+) -> None:
+    paths = [write(store, [b"%d" % n], codec)[0] for n in range(6)]
+    cids = {cid for path in paths for cid in blocks_in(path)}
+    root = tree(store, {"a": b"1"})
+    first, *_, last = sorted(paths)
+    alter(last, last.stat().st_size - 40)
+    data = bytearray(first.read_bytes())
+    [cid] = blocks_in(first)
+    data[data.index(cid) + 3] ^= 0x20
+    first.write_bytes(data)
+    assert packs(store).packs
+    assert not verify(store).ok
+    if codec == "raw":
+        assert [pack.name for pack in drop(store, [root], older_than_hours=0, dry_run=True).damaged]
+    merge(store)
+    assert {done.name for done in rebuild(store).rebuilt} >= {f"{first.parent.name}/{first.name}"}
+    assert readable(store, cids) == cids
+    assert verify(store).ok
+
+
+def test_of_a_pack_of_which_nothing_tells_what_is_gone_that_is_said(store: Path, pack: Path) -> None:
+    start, length = blocks_in(pack)[CIDS[2]]
+    os.truncate(pack, start + length)
+    rebuilt = rebuild(store)
+    [done] = rebuilt.rebuilt
+    assert (done.saved, done.lost, done.is_less) == (3, 0, True)
+    assert f"3 blocks saved, now in {done.packs[0]}, blocks are lost: how many is not known; " in str(rebuilt)

@@ -12,7 +12,7 @@ from packs_made import alter, blocks_in, readable, write
 from hamt_bulk.block import Block, identify, text
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.errors import CASError
-from hamt_bulk.packs import verify
+from hamt_bulk.packs import rebuild, verify
 from hamt_bulk.packs.reading import Reading
 from hamt_bulk.packs.window import Window
 from hamt_bulk.progress import BuildProgress
@@ -242,3 +242,34 @@ def test_whatever_happens_to_a_pack_reading_ends_and_gives_sound_blocks_alone(
     assert set(found) >= readable(store, CIDS)
     verified = verify(store)
     assert verified.blocks == len(found)
+
+
+def test_a_pack_that_was_cut_anywhere_and_has_no_index_has_lost_blocks(store: Path, pack: Path) -> None:
+    """Where nothing is damaged, as at the end of a section, its name tells that something is gone."""
+    data = pack.read_bytes()
+    ends = [start + length for start, length in blocks_in(pack).values()]
+    for left in (0, 1, 51, 68, 69, *ends[:-1], ends[3] - 1, ends[3] + 1):
+        pack.write_bytes(data[:left])
+        verified = verify(store)
+        assert not verified.ok, left
+        assert verified.short == 1
+        assert "blocks are lost: how many is not known" in str(verified)
+    pack.write_bytes(data[: ends[-1]])
+    verified = verify(store)
+    assert (verified.lost, verified.short, verified.ok) == (0, 0, True)
+
+
+def test_what_another_index_says_of_a_cut_pack_is_counted(store: Path, pack: Path) -> None:
+    rebuild(store)
+    start, length = blocks_in(pack)[CIDS[7]]
+    os.truncate(pack, start + length)
+    verified = verify(store)
+    assert (verified.lost, verified.short) == (4, 0)
+
+
+def test_a_pack_whose_index_alone_is_damaged_has_lost_nothing(store: Path, pack: Path) -> None:
+    """Also when the codec of a block is another one, so that its sections do not have its name."""
+    alter(pack, pack.stat().st_size - 40)
+    assert verify(store).short == 0
+    alter(pack, blocks_in(pack)[CIDS[0]][0] - 35)
+    assert (verify(store).short, verify(store).lost) == (0, 0)

@@ -22,6 +22,7 @@ from hamt_bulk.car import (
 )
 from hamt_bulk.car_index import Index, decode_index, index_sections
 from hamt_bulk.cas.files import failure, outside
+from hamt_bulk.cas.packremoval import Stamp, stamp
 from hamt_bulk.errors import BlockMismatch, CASError, InvalidInput
 
 MAX_OPEN_FILES = 128
@@ -45,14 +46,14 @@ class Archive:
         self.path = path
         self.damage: str | None = None
         self._name = str(path)
-        self._stamp: tuple[int, ...] | None = None
+        self._stamp: Stamp | None = None
 
     def open(self) -> tuple[Header | None, Index]:
         """The header and where the blocks are: from the file's index, else by reading through it."""
         _descriptors.drop(self._name)
         self.damage = None
         with outside("cannot read", self.path), self.path.open("rb") as file:
-            self._stamp = _stamp(os.fstat(file.fileno()))
+            self._stamp = stamp(os.fstat(file.fileno()))
             header = self._header(file)
             if header is None:
                 return None, {}
@@ -77,7 +78,7 @@ class Archive:
     def changed(self) -> bool:
         """Whether the file is another one than `open` saw."""
         try:
-            return _stamp(os.stat(self.path)) != self._stamp
+            return stamp(os.stat(self.path)) != self._stamp
         except OSError:
             return False
 
@@ -105,11 +106,14 @@ class Archive:
         Raises `BlockMismatch` when the bytes are not those of the block, or no section at all.
         """
         try:
-            return self._load(offset, cid)
+            data = self._load(offset, cid)
+            if data is not None or not _descriptors.is_stale(self._name):
+                return data
         except (BlockMismatch, CASError):
-            # The file may have been restored, or written again, since it was opened here.
-            _descriptors.drop(self._name)
-            return self._load(offset, cid)
+            pass
+        # The file may have been restored, or written again, since it was opened here.
+        _descriptors.drop(self._name)
+        return self._load(offset, cid)
 
     def _load(self, offset: int, cid: bytes) -> Data | None:
         try:
@@ -136,6 +140,17 @@ class Archive:
 
     def length(self, offset: int, cid: bytes) -> int | None:
         """The length of the block in the section at `offset`; `None` when it is another one, or damaged."""
+        length = self._length(offset, cid)
+        if length is None and _descriptors.is_stale(self._name):
+            _descriptors.drop(self._name)
+            length = self._length(offset, cid)
+        return length
+
+    def let_go(self) -> None:
+        """Opens the file anew the next time: another one may have its name, or none."""
+        _descriptors.drop(self._name)
+
+    def _length(self, offset: int, cid: bytes) -> int | None:
         try:
             descriptor = _descriptors.get(self._name)  # held: another thread may let go of it meanwhile
             head = os.pread(descriptor.number, 9 + MAX_CID_BYTES, offset)
@@ -188,15 +203,12 @@ def load_sound(places: Iterable[Place], cid: bytes) -> Data | None:
     return None
 
 
-def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
 class _Descriptor:
     """An open file, closed when nobody reads from it any more."""
 
     def __init__(self, name: str) -> None:
         self.number = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        self.stamp = stamp(os.fstat(self.number))
 
     def __del__(self) -> None:
         number = getattr(self, "number", None)
@@ -231,6 +243,15 @@ class _Descriptors:
         """Opens the file anew the next time."""
         with self._lock:
             self._open.pop(name, None)
+
+    def is_stale(self, name: str) -> bool:
+        """Whether the file that is open is not the one that has the name."""
+        with self._lock:
+            descriptor = self._open.get(name)
+        try:
+            return descriptor is not None and stamp(os.stat(name)) != descriptor.stamp
+        except OSError:
+            return False  # gone: the folder tells
 
     def forget(self, below: Path) -> None:
         """Closes the files in or at `below`."""

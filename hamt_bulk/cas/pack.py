@@ -4,7 +4,6 @@ import atexit
 import os
 import secrets
 import threading
-import time
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from hamt_bulk.cas.blocks import LocalCAS
 from hamt_bulk.cas.files import absolute, make_folder, outside, write_durably
 from hamt_bulk.cas.packfile import KINDS, PackWriter, temporary_name
 from hamt_bulk.cas.packindex import PackIndex
+from hamt_bulk.cas.packremoval import is_leaving
 from hamt_bulk.cas.unflushed import flush_left, leave
 from hamt_bulk.cas.writer import Receipt, Writer
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
@@ -30,9 +30,6 @@ IMPLICIT_PACK_BYTES = 64 << 20
 LOOKS = 10
 """How often a block is looked for while other processes add packs and merge them."""
 
-RENEWAL_SECONDS = 600.0
-"""A pack that was renewed is not renewed again for so long."""
-
 _UNCLEAR = -1  # copies that disagree on how long a block is
 _OURS = {"format", "packs", "index", "journals", "tmp", "damaged", "lost+found"}
 
@@ -43,7 +40,7 @@ class PackCAS(LocalCAS):
 
         format                 which layout this is
         packs/nodes/NAME.car   nodes of trees
-        packs/values/NAME.car  everything else
+        packs/values/NAME.car  everything else; NAME-leaving-RANDOM.car is being removed, and read as any other
         index/NAME.mpi         one index over many packs, made again when it is lost
         journals/              of builds that are not complete
         tmp/                   what is being written; never read
@@ -51,7 +48,9 @@ class PackCAS(LocalCAS):
 
     Any number of processes and hosts may write at the same time without locks: each writer makes packs
     of its own, and a pack is there as soon as the `flush` of its writer returns. Readers see every
-    finished pack, also those that were finished after they opened the folder.
+    finished pack, also those that were finished after they opened the folder. Of a pack that another process has
+    removed they go on reading what they have open, and `has_many` may say that its blocks are there; `claim_many`
+    does not.
 
     When a write of what `save` was given fails, what it was given since the last `flush` is lost: `save`
     and `flush` refuse, so that nobody misses it, until `close`.
@@ -67,7 +66,6 @@ class PackCAS(LocalCAS):
         self._checked = self._created = False
         self._index = PackIndex(self.path)
         self._implicit: _SharedWriter | None = None
-        self._renewed: dict[Path, float] = {}
         self._lock = threading.Lock()
 
     def read_blocks(self, cids: Sequence[bytes]) -> list[Data]:
@@ -141,28 +139,23 @@ class PackCAS(LocalCAS):
         return [length is not None for length in self._lengths(cids)]
 
     def claim_many(self, cids: Sequence[AnyCID]) -> list[bool]:
-        """As `has_many`. The packs that have them are as new as if they were written now; where none may be, False."""
+        """
+        As `has_many`, and true of now. The packs that have them are as new as if they were written now; where none may
+        be, False.
+        """
         names = several(cids)
         for _ in range(LOOKS):
             seen = self._index.version
             claimed = [self._waiting(cid) is not None for cid in names]
+            renewed: dict[Path, bool] = {}
             for position, archive, offset in self._index.find_many(names):
                 if not claimed[position] and archive.length(offset, names[position]) is not None:
-                    claimed[position] = self._renew(archive)
+                    if archive.path not in renewed:
+                        renewed[archive.path] = _renew(archive)
+                    claimed[position] = renewed[archive.path]
             if all(claimed) or not self._refresh(seen):
                 break
         return claimed
-
-    def _renew(self, archive: Archive) -> bool:
-        """Makes a pack as young as one that is written now, so that it is kept. False when it is gone, or not ours."""
-        now = time.monotonic()
-        if now - self._renewed.get(archive.path, -RENEWAL_SECONDS) >= RENEWAL_SECONDS:
-            try:
-                os.utime(archive.path)
-            except OSError:
-                return False
-            self._renewed[archive.path] = now
-        return True
 
     def size_blocks(self, cids: Sequence[bytes]) -> list[int]:
         lengths = self._lengths(cids)
@@ -307,6 +300,18 @@ class PackCAS(LocalCAS):
 
     def __repr__(self) -> str:
         return f"PackCAS({str(self.path)!r}, {self.hasher!r})"
+
+
+def _renew(archive: Archive) -> bool:
+    """Makes a pack as young as one that is written now, so that it is kept. False when it is gone, or not ours."""
+    if is_leaving(archive.path):
+        return False
+    try:
+        os.utime(archive.path)
+    except OSError:
+        archive.let_go()
+        return False
+    return True
 
 
 class _SharedWriter(Writer):

@@ -9,15 +9,16 @@ A merged pack is in place, durably, before the packs that it replaces go. Reader
 find that they are gone, and look again.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from hamt_bulk.block import Block, verify
 from hamt_bulk.car import read_header, scan
 from hamt_bulk.cas.files import outside
 from hamt_bulk.cas.packfile import PackWriter
+from hamt_bulk.cas.packremoval import Stamp, remove, stamp
 from hamt_bulk.errors import BlockMismatch, CASError, InvalidInput
 
 MERGED_PACKS = 16
@@ -45,32 +46,39 @@ def groups(sizes: Mapping[str, int], to_one: bool = False) -> list[list[str]]:
 
 
 def merge(folder: Path, names: Sequence[str]) -> list[str]:
-    """The packs that were merged, and are gone. Those in which anything is wrong stay where they are."""
-    merged: list[str] = []
+    """
+    The packs that were merged, and are gone. Those in which anything is wrong stay where they are.
+
+    Raises `CASError` when the merged pack cannot be written.
+    """
+    merged: dict[str, Stamp] = {}
     with PackWriter(folder, "blake3") as writer:
         for name in names:
             path = folder / "packs" / name
-            with suppress(CASError, InvalidInput, BlockMismatch), outside("cannot read", path):
-                writer.save_many(_blocks(path))
-                merged.append(name)
+            try:
+                with outside("cannot read", path):
+                    read, blocks = _blocks(path)
+            except (CASError, InvalidInput, BlockMismatch):
+                continue
+            writer.save_many(blocks)
+            merged[name] = read
         if len(merged) > 1:
             writer.flush()
     if len(merged) < 2:
         return []
     gone = []
-    for name in merged:
+    for name, read in merged.items():
         path = folder / "packs" / name
         # One of the old packs may have held all that the others did: then the merged one has its name and place.
-        if path not in writer.paths:
-            with outside("cannot remove", path):
-                path.unlink(missing_ok=True)
+        if path not in writer.paths and remove(path, read):
             gone.append(name)
     return gone
 
 
-def _blocks(path: Path) -> list[Block]:
-    """All blocks of a pack. Raises `InvalidInput` or `BlockMismatch` when it is damaged."""
+def _blocks(path: Path) -> tuple[Stamp, list[Block]]:
+    """The stamp of a pack, and all of its blocks. Raises `InvalidInput` or `BlockMismatch` when it is damaged."""
     with path.open("rb") as file:
+        read = stamp(os.fstat(file.fileno()))
         header = read_header(file)
         if header.version != 2 or not header.finished or header.index_offset is None:
             raise InvalidInput(f"{path} is not a finished pack")
@@ -82,4 +90,4 @@ def _blocks(path: Path) -> list[Block]:
         ]
     for cid, data in blocks:
         verify(cid, data)
-    return blocks
+    return read, blocks

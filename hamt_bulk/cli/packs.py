@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from hamt_bulk.cli.console import command, root_of, wrong
+from hamt_bulk.cli.console import command, root_of, say, wrong
+
+CAUTIOUS_HOURS = 1
+"""Below it people are told what a drop may cost."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,11 +32,19 @@ def packs(
     ] = False,
     keep: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROOT", help="With --drop: a root that stays readable. As often as needed."),
+        typer.Option(
+            metavar="ROOT",
+            help="With --drop: a root that stays readable. As often as needed. Values are not followed: one that is "
+            "itself a root needs a --keep of its own.",
+        ),
     ] = None,
     older_than: Annotated[
         float | None,
-        typer.Option(metavar="HOURS", help="With --drop: leave younger packs alone. Default: 24."),
+        typer.Option(
+            metavar="HOURS",
+            help="With --drop: leave younger packs alone. Default: 24. Longer than any build takes that has no "
+            "journal in the store; 0 only when nobody writes.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --drop: say what it would do, and change nothing.")
@@ -63,11 +74,16 @@ def packs(
         verified = store.verify(path)
         print(verified)
         # What is whole, and only not found, is mended by --index.
-        lost = verified.lost > 0 or (verified.unreachable > 0 and not index)
+        lost = verified.lost > 0 or verified.short > 0 or (verified.unreachable > 0 and not index)
     if index:
         print(store.rebuild(path))
     if drop:
         hours = store.OLDER_THAN_HOURS if older_than is None else older_than
+        if hours < CAUTIOUS_HOURS:
+            say(
+                f"--older-than {hours:g}: what builds have written that are running now, and is older, is dropped "
+                "unless a journal in the store names it"
+            )
         print(store.drop(path, roots, older_than_hours=hours, dry_run=dry_run))
     if merge:
         print(store.merge(path))

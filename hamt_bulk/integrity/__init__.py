@@ -47,8 +47,9 @@ def check(
     Runs on the active Dask Client; without one, or where a store cannot leave this process, here. The report is
     the same.
 
-    Raises `CASError` when a store is out of reach, by when what was repaired stays; `ReadOnly` before any work
-    when there is a store to repair that cannot be written to; and nothing else about what it finds.
+    Raises `CASError` when a store is out of reach, by when what was repaired stays; before any work `ReadOnly`
+    when there is a store to repair that cannot be written to, and `InvalidInput` when `repair_from` is none, or the
+    same; and nothing else about what it finds.
     """
     opened = open_cas(cas)
     other = None if repair_from is None else open_cas(repair_from)

@@ -34,7 +34,9 @@ def refuse_unrepairable(cas: ContentAddressedStore, other: ContentAddressedStore
         raise InvalidInput(
             f"repair_from is {plain(cas)!r}, the store that is checked: give one that has a copy"
         )
-    inner = plain(cas)
+    inner, copy = plain(cas), plain(other)
+    if isinstance(copy, PackCAS) and not copy.is_there():
+        raise InvalidInput(f"repair_from is {copy!r}, and there is no store: was another path meant?")
     if isinstance(inner, PackCAS) and not inner.path.exists():
         raise InvalidInput(f"{inner!r} is not there: to make a copy of a whole root call hamt_bulk.copy")
     try:

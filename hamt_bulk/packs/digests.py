@@ -1,6 +1,6 @@
 """Which blocks there are, in little memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,22 @@ class Digests:
         for number, settled in enumerate(self._settled):
             parts = [run[at[number] : at[number + 1]] for run, at in zip(runs, bounds, strict=True)]
             self._settled[number] = _joined([settled, *parts])
+
+
+class Held:
+    """CIDs in their order, to be gone through later. Memory is that of their bytes, and one more for each."""
+
+    def __init__(self, cids: Iterable[bytes]) -> None:
+        self._bytes = bytearray()
+        for cid in cids:
+            self._bytes.append(len(cid))
+            self._bytes += cid
+
+    def __iter__(self) -> Iterator[bytes]:
+        at = 0
+        while at < len(self._bytes):
+            start, at = at + 1, at + 1 + self._bytes[at]
+            yield bytes(self._bytes[start:at])
 
 
 def _rows(digests: Sequence[bytes]) -> _Run:

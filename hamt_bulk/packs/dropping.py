@@ -7,30 +7,30 @@ Letting go of the blocks that no root needs.
 
 Nobody has to stop meanwhile. Readers that miss a pack look again, as after a merge. What writers write is younger than
 the limit, and so is a pack that one of them puts in the place of another of the same name: whether a file is still the
-one that was planned for shows after it was moved out of the way, and if not it is put back.
+one that was planned for shows when it is removed (`cas.packremoval`), and if not it stays.
 """
 
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from hamt_bulk.block import AnyCID, Block, text, to_bytes
 from hamt_bulk.car import read_header
 from hamt_bulk.cas import PackCAS
-from hamt_bulk.cas.files import outside, sync_folder
-from hamt_bulk.cas.packfile import temporary_name
+from hamt_bulk.cas.files import outside
 from hamt_bulk.cas.packindex import PackIndex
+from hamt_bulk.cas.packremoval import remove, stamp_of
 from hamt_bulk.errors import CASError, HamtError, InvalidInput
 from hamt_bulk.journal import bases_of_journals, live_of_journals
 from hamt_bulk.manifest import HashFn, blake3_hashfn
-from hamt_bulk.packs.digests import Digests
+from hamt_bulk.packs.digests import Digests, Held
 from hamt_bulk.packs.dropped import Dropped
 from hamt_bulk.packs.marking import Marking
-from hamt_bulk.packs.planning import Contents, contents_of, live_blocks, stamp_of
+from hamt_bulk.packs.planning import Contents, contents_of, live_blocks
 from hamt_bulk.packs.store import folder_of, is_gone, names_of, pack_path
-from hamt_bulk.packs.temporary import Temporary, is_left, temporary_files
+from hamt_bulk.packs.temporary import Temporary, is_left, now_of, temporary_files
 from hamt_bulk.progress import BuildProgress, Progress, ProgressOption, progress_of
 
 OLDER_THAN_HOURS = 24.0
@@ -51,15 +51,19 @@ def drop(
     What was dropped: blocks that no root in `keep` reaches, and no journal of the store names, nor the base
     of its build.
 
-    keep              roots of trees, at least one: everything below them stays readable
-    older_than_hours  younger packs, and younger files in `tmp/`, are not touched
+    keep              roots of trees, at least one: everything below them stays readable. What a value links to is
+                      not, but for the blocks of UnixFS files: give values that are roots too
+    older_than_hours  younger packs, and younger files in `tmp/`, are not touched. A build that takes longer keeps what it
+                      has written by a journal in the store alone. 0 is for when nobody writes
     dry_run           says what would be done, and changes nothing
     hash_fn           what the trees were built with
-    now               seconds since 1970; `None`: the clock's
+    now               seconds since 1970; `None`: the clock's here or of the file system, whichever is behind. For that a
+                      file is made in `tmp/` and removed, also when dry
 
     A pack without a live block goes. One of which a quarter or more is dead is written again without that. In others
     dead blocks stay. Packs in which something is damaged stay as they are. Values are looked for, not read, but for
-    those that are written again. Memory is 40 bytes for each live block, and 100 for each of one pack.
+    those that are written again. Memory is 40 bytes for each live block, as many for each that a journal names, and 100
+    for each of one pack.
 
     Raises `InvalidInput` for what is no root of a tree, and what is wrong with the first block below a root that is
     missing or damaged. Then nothing was dropped.
@@ -67,7 +71,7 @@ def drop(
     folder = folder_of(path)
     roots = _roots(keep)
     limit = _seconds(older_than_hours)
-    moment = time.time() if now is None else now
+    moment = now_of(folder) if now is None else now
     with progress_of(progress) as show:
         marking = _marked(folder, roots, hash_fn, show)
         # The files are looked at first: those of this very drop are none of them.
@@ -106,9 +110,12 @@ def _marked(folder: Path, roots: Sequence[bytes], hash_fn: HashFn, show: Progres
         cas.ignore_index_file()
     marking = Marking(cas, hash_fn, lambda done, total: show(BuildProgress("mark", done, total)))
     try:
+        # A build that is completed meanwhile removes its journal; one that begins, or goes on, adds to it.
+        named = Held(live_of_journals(cas.journals))
+        bases = list(bases_of_journals(cas.journals))
         for root in roots:
             marking.tree(root)
-        for journal, base in bases_of_journals(cas.journals):
+        for journal, base in dict.fromkeys([*bases, *bases_of_journals(cas.journals)]):
             try:
                 marking.tree(base)
             except HamtError as error:
@@ -117,7 +124,7 @@ def _marked(folder: Path, roots: Sequence[bytes], hash_fn: HashFn, show: Progres
                     "remove the journal"
                 )
                 raise
-        marking.finished(live_of_journals(cas.journals))
+        marking.finished(chain(named, live_of_journals(cas.journals)))
     finally:
         cas.close()
     return marking
@@ -211,20 +218,7 @@ class _Drop:
 
     def _remove(self, contents: Contents) -> bool:
         """Removes a pack. False when another one has its name by now, or somebody counts on it: it stays."""
-        path, moved = pack_path(self._folder, contents.name), self._folder / "tmp" / temporary_name()
-        with outside("cannot remove", path):
-            if _is_other(path, contents):
-                return False
-            try:
-                os.rename(path, moved)
-            except FileNotFoundError:
-                return False  # merged just now, by another process
-            if _is_other(moved, contents):
-                os.rename(moved, path)
-                return False
-            sync_folder(path.parent)
-            os.unlink(moved)
-        return True
+        return remove(pack_path(self._folder, contents.name), contents.stamp)
 
     def temporary(self, left: Iterable[Temporary]) -> None:
         """Removes what writers that died have left."""
@@ -248,13 +242,3 @@ class _Drop:
             young=self._young,
             temporary=self._files,
         )
-
-
-def _is_other(path: Path, contents: Contents) -> bool:
-    """Whether this is not the file that was looked at."""
-    try:
-        return stamp_of(path) != contents.stamp
-    except CASError as error:
-        if is_gone(error):
-            return True
-        raise

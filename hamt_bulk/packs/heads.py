@@ -6,6 +6,7 @@ from pathlib import Path
 from hamt_bulk.car import HEADER_V2_BYTES, Section, header_v1, header_v2, read_header, scan
 from hamt_bulk.car_index import decode_index, encode_index
 from hamt_bulk.cas.files import outside
+from hamt_bulk.cas.packremoval import home_of
 from hamt_bulk.errors import InvalidInput
 from hamt_bulk.packs.named import Named
 from hamt_bulk.packs.reading import FIRST_SECTION, is_ours
@@ -50,7 +51,7 @@ class Heads:
             return
         if is_ours(self.path):
             sound = header_v2(HEADER_V2_BYTES, end - HEADER_V2_BYTES, end) + header_v1()
-            self.certain = self.path.name == summary.name
+            self.certain = home_of(self.path).name == summary.name
             if first != sound:
                 self.damage = "its header does not say where payload and index are"
             elif index != encode_index(summary.index(HEADER_V2_BYTES)):

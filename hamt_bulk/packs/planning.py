@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from hamt_bulk.car import Section
-from hamt_bulk.cas.files import outside
+from hamt_bulk.cas.packremoval import Stamp, stamp_of
 from hamt_bulk.errors import CASError
 from hamt_bulk.packs.digests import Digests
 from hamt_bulk.packs.heads import Heads
@@ -31,7 +31,7 @@ class Contents:
     """
 
     name: str
-    stamp: tuple[int, ...]
+    stamp: Stamp
     file_bytes: int
     blocks: int
     block_bytes: int
@@ -49,13 +49,6 @@ class Contents:
         """Whether enough of it is dead."""
         share = self.dead * DEAD_SHARE >= self.blocks or self.dead_bytes * DEAD_SHARE >= self.block_bytes
         return self.damage is None and 0 < self.dead < self.blocks and share
-
-
-def stamp_of(path: Path) -> tuple[int, ...]:
-    """What tells a file from another one that takes its name, or that is written once more. Raises `CASError`."""
-    with outside("cannot read", path):
-        status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def contents_of(folder: Path, name: str, live: Digests) -> Contents | None:

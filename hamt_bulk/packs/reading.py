@@ -22,6 +22,7 @@ from hamt_bulk.car import (
 )
 from hamt_bulk.car_index import decode_index, encode_index
 from hamt_bulk.cas.files import outside
+from hamt_bulk.cas.packremoval import home_of
 from hamt_bulk.errors import BlockMismatch, InvalidInput
 from hamt_bulk.packs.named import Name, Named
 from hamt_bulk.packs.summary import Piece, Summary, codec_of
@@ -45,6 +46,8 @@ class Reading:
     faults   what is wrong with the file beside its blocks
     hidden   whole blocks that stores do not find, since neither the index nor the sections before lead to them
     is_pack  whether anything about it is that of a CAR file
+    is_less  whether blocks are lost, and nothing says how many: neither an index is there nor the end of the payload,
+             and what is left does not have the pack's name
     """
 
     def __init__(self, path: Path, hints: Callable[[], Mapping[int, int]] = dict) -> None:
@@ -54,6 +57,7 @@ class Reading:
         self.faults: list[str] = []
         self.hidden = 0
         self.is_pack = True
+        self.is_less = False
         self._summary = Summary()
         self._ours = is_ours(path)
         self._codec = codec_of(path)
@@ -61,7 +65,7 @@ class Reading:
         self._index_at: int | None = None
         self._index_bytes = b""
         self._index_fault = "nothing says where it is"
-        self._thread_lost = False
+        self._thread_lost = self._is_hinted = False
 
     def pieces(self) -> Iterator[Piece]:
         """The blocks in the order of the file, one in memory at a time; then those that only the index names."""
@@ -236,8 +240,9 @@ class Reading:
 
     def _hinted(self) -> Iterator[Piece]:
         """What another index names, where the pack's own is lost."""
-        known = set(self._summary.starts)
-        for offset, prefix in sorted(self._hints().items()):
+        known, hints = set(self._summary.starts), self._hints()
+        self._is_hinted = bool(hints)
+        for offset, prefix in sorted(hints.items()):
             if offset in known:
                 continue
             head = self._window.read(offset, HEAD_BYTES)
@@ -262,6 +267,8 @@ class Reading:
             self.is_pack = header is not None or summary.whole > 0
             if self._ours or (header is not None and header.index_offset is not None):
                 cut = end >= self._window.size
+                if self._ours and not self._is_hinted and (cut or header is None or not header.finished):
+                    self.is_less = summary.name != home_of(self.path).name
                 self.faults.append(
                     "it was cut short" if cut else f"its index is damaged: {self._index_fault}"
                 )
@@ -275,13 +282,13 @@ class Reading:
         sound = header_v2(HEADER_V2_BYTES, end - HEADER_V2_BYTES, end) + header_v1()
         if self._window.read(0, FIRST_SECTION) != sound and not self.faults:
             self.faults.append("its header does not say where payload and index are")
-        if summary.name != self.path.name:
+        if summary.name != home_of(self.path).name:
             self.faults.append("its name is not that of its blocks in their order: a codec was altered")
 
 
 def is_ours(path: Path) -> bool:
     """Whether a file is called as packs that this package writes are: by the hash of their sections' heads."""
-    return bool(_OUR_NAME.fullmatch(path.name))
+    return bool(_OUR_NAME.fullmatch(home_of(path).name))
 
 
 def _plain(error: ValueError) -> str:

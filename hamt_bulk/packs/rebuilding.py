@@ -7,12 +7,12 @@ from pathlib import Path
 
 from hamt_bulk.block import Block
 from hamt_bulk.cas import PackCAS
-from hamt_bulk.cas.files import outside, sync_folder
 from hamt_bulk.cas.packindex import PackIndex, rows_of
+from hamt_bulk.cas.packremoval import Stamp, home_of, is_leaving, put_back, remove, stamp_of
 from hamt_bulk.errors import CASError
 from hamt_bulk.packs.heads import damage_of
 from hamt_bulk.packs.reading import Reading, is_ours
-from hamt_bulk.packs.store import folder_of, is_gone, names_of, pack_path, set_aside
+from hamt_bulk.packs.store import ASIDE, LESS, folder_of, is_gone, names_of, pack_path, place_aside
 from hamt_bulk.progress import BuildProgress, ProgressOption, progress_of
 from hamt_bulk.wording import many
 
@@ -24,22 +24,32 @@ class RebuiltPack:
 
     saved   its whole blocks, which a new pack has
     lost    places where a block was, and cannot be read
+    is_less whether others are lost too, and nothing says how many
     packs   the new packs
-    aside   where the damaged file is kept, from the store's folder; `None` when nothing was lost for certain
+    aside   where the damaged file is kept, from the store's folder; `None` when nothing was lost for certain, or
+            another pack came in its place meanwhile, which stays
     """
 
     name: str
     damage: str
     saved: int
     lost: int
+    is_less: bool
     packs: tuple[str, ...]
     aside: str | None
+    is_replaced: bool
 
     def __str__(self) -> str:
         into = f", now in {' and '.join(self.packs)}" if self.packs else ""
-        kept = "nothing lost" if self.aside is None else f"the damaged file is kept as {self.aside}"
         lost = f", {self.lost:,} lost" if self.lost else ""
-        return f"{self.name}: {self.damage}: {many(self.saved, 'block')} saved{into}{lost}; {kept}"
+        lost += f", {LESS}" if self.is_less else ""
+        return f"{self.name}: {self.damage}: {many(self.saved, 'block')} saved{into}{lost}; {self._kept}"
+
+    @property
+    def _kept(self) -> str:
+        if self.is_replaced:
+            return "another pack came in its place meanwhile, and stays"
+        return "nothing lost" if self.aside is None else f"the damaged file is kept as {self.aside}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +104,19 @@ def rebuild(path: str | os.PathLike[str] | PackCAS, *, progress: ProgressOption 
 def _mended(folder: Path, name: str) -> Iterator[RebuiltPack | str]:
     """What was done with one pack, if anything; its name when it is none."""
     try:
-        damage = damage_of(pack_path(folder, name))
+        path = pack_path(folder, name)
+        read = stamp_of(path)
+        damage = damage_of(path)
         if damage is not None:
-            yield _written_again(folder, name, damage) or name
+            yield _written_again(folder, name, damage, read) or name
+        elif is_leaving(path):
+            put_back(path, home_of(path))  # who was about to remove it died
     except CASError as error:
         if not is_gone(error):
             raise
 
 
-def _written_again(folder: Path, name: str, damage: str) -> RebuiltPack | None:
+def _written_again(folder: Path, name: str, damage: str, read: Stamp) -> RebuiltPack | None:
     path = pack_path(folder, name)
     reading = Reading(path, lambda: rows_of(folder, name))
     saved = lost = 0
@@ -117,12 +131,10 @@ def _written_again(folder: Path, name: str, damage: str) -> RebuiltPack | None:
             return None
         writer.flush()
     packs = tuple(f"{pack.parent.name}/{pack.name}" for pack in writer.paths)
-    aside = None
+    aside, is_replaced = None, False
     if path not in writer.paths:  # all of its blocks, in their order, have its name
         if lost or not saved or not reading.has_index:  # without an index, who knows what there was
-            aside = set_aside(folder, name)
-        else:
-            with outside("cannot remove", path):
-                path.unlink(missing_ok=True)
-                sync_folder(path.parent)
-    return RebuiltPack(name, damage, saved, lost, packs, aside)
+            aside = place_aside(folder, name)
+        is_replaced = not remove(path, read, aside)
+    kept = None if aside is None or is_replaced else f"{ASIDE}/{aside.name}"
+    return RebuiltPack(name, damage, saved, lost, reading.is_less, packs, kept, is_replaced)

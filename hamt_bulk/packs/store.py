@@ -15,6 +15,9 @@ from hamt_bulk.errors import CASError, HamtError, InvalidInput
 ASIDE = "damaged"
 """The folder of a store in which damaged packs are kept aside. Nothing in it is read."""
 
+LESS = "blocks are lost: how many is not known"
+"""What is said of a pack of which nothing tells how much is gone."""
+
 MAX_LISTED = 1000
 """How many damaged blocks are listed; all are counted."""
 
@@ -46,20 +49,17 @@ def is_gone(error: CASError) -> bool:
     return isinstance(error.__cause__, FileNotFoundError)
 
 
-def set_aside(folder: Path, name: str) -> str:
-    """Moves a pack where nobody reads it. Its new name, from the store's folder."""
-    path, aside = pack_path(folder, name), folder / ASIDE
-    with outside("cannot set aside", path):
+def place_aside(folder: Path, name: str) -> Path:
+    """Where a pack may be moved, so that nobody reads it."""
+    aside = folder / ASIDE
+    with outside("cannot set aside", pack_path(folder, name)):
         if not aside.is_dir():
             aside.mkdir(exist_ok=True)
             sync_folder(folder)
         final = aside / name.replace("/", "-")
         while final.exists():
             final = final.with_name(f"{final.stem}-{time.time_ns()}.car")
-        os.rename(path, final)
-        sync_folder(aside)
-        sync_folder(path.parent)
-    return f"{ASIDE}/{final.name}"
+    return final
 
 
 class Copies:

@@ -75,7 +75,7 @@ class Summary:
         """The index of the whole blocks of a payload that starts at `data_offset`."""
         return {
             key: Columns(
-                np.frombuffer(digests, np.uint8).reshape(-1, key[1]),
+                np.frombuffer(digests, np.uint8).reshape(len(self._offsets[key]), key[1]),
                 np.frombuffer(self._offsets[key], np.uint64) - np.uint64(data_offset),
             )
             for key, digests in self._digests.items()

@@ -1,16 +1,19 @@
 """Files in `tmp/`: of writers that run, and of writers that died."""
 
+import errno
 import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from hamt_bulk.cas.files import outside
+from hamt_bulk.cas.files import failure, outside
+from hamt_bulk.cas.packfile import temporary_name
 
 Writer: TypeAlias = Literal["running", "gone", "on another host", "unknown"]
 """
@@ -50,6 +53,28 @@ def temporary_files(folder: Path) -> Iterator[Temporary]:
 def is_left(file: Temporary, now: float, older_than_seconds: float) -> bool:
     """Whether nobody will go on with a file: it is old enough, and its writer does not run here."""
     return file.writer != "running" and now - file.written >= older_than_seconds
+
+
+def now_of(folder: Path) -> float:
+    """
+    The time in seconds since 1970 by which files are at most as old as they are: the clock's, or the file system's.
+
+    A file server has its own clock, and stamps with that.
+    """
+    now, place = time.time(), folder / "tmp"
+    probe = (place if place.is_dir() else folder) / temporary_name()
+    try:
+        with probe.open("xb") as file:
+            # A number of this size is exact to a quarter of a microsecond: what was written in this very tick is no younger.
+            return min(now, os.fstat(file.fileno()).st_mtime + 1e-6)
+    except OSError as error:
+        # Nothing can be dropped there, and what would be is told by the clock.
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise failure("cannot write", probe, error) from error
+        return now
+    finally:
+        with suppress(OSError):
+            os.unlink(probe)
 
 
 def _writer(name: str, written: float) -> Writer:

@@ -10,7 +10,16 @@ from hamt_bulk.cas import PackCAS
 from hamt_bulk.cas.packindex import rows_of
 from hamt_bulk.errors import CASError
 from hamt_bulk.packs.reading import Reading, is_ours
-from hamt_bulk.packs.store import MAX_LISTED, Copies, folder_of, is_gone, lines_up_to, names_of, pack_path
+from hamt_bulk.packs.store import (
+    LESS,
+    MAX_LISTED,
+    Copies,
+    folder_of,
+    is_gone,
+    lines_up_to,
+    names_of,
+    pack_path,
+)
 from hamt_bulk.progress import BuildProgress, ProgressOption, progress_of
 from hamt_bulk.wording import many, size_text
 
@@ -82,6 +91,7 @@ class Verified:
     packs, blocks, bytes  that were read: blocks that are sound, in all packs, and their bytes
     damaged               packs in which something is wrong
     lost                  damaged blocks without a sound copy, and packs that cannot be read
+    short                 packs that have lost blocks of which nothing tells how many they were
     unreachable           whole blocks that stores do not find before `rebuild`
     """
 
@@ -91,12 +101,13 @@ class Verified:
     bytes: int
     damaged: tuple[DamagedPack, ...]
     lost: int
+    short: int
     unreachable: int
 
     @property
     def ok(self) -> bool:
         """Whether no block is lost, and each is found."""
-        return not self.lost and not self.unreachable
+        return not self.lost and not self.short and not self.unreachable
 
     def __str__(self) -> str:
         lines = [str(pack) for pack in self.damaged]
@@ -109,6 +120,7 @@ class Verified:
             lines.append(f"{many(len(self.damaged), 'pack')} damaged, no block lost")
         else:
             lost = [f"{many(self.lost, 'block')} lost"] if self.lost else []
+            lost += [f"in {many(self.short, 'pack')} {LESS}"] if self.short else []
             hidden = [f"{self.unreachable:,} not found before --index"] if self.unreachable else []
             lines.append(f"{many(len(self.damaged), 'pack')} damaged: {', '.join(lost + hidden)}")
         return "\n".join(lines)
@@ -134,7 +146,14 @@ def verify(
             work.pack(name, lambda done: show(BuildProgress("verify", done >> 20, (total >> 20) + 1)))
         show(BuildProgress("verify", (total >> 20) + 1, (total >> 20) + 1))
     return Verified(
-        str(folder), work.packs, work.blocks, work.bytes, tuple(work.damaged), work.lost, work.unreachable
+        str(folder),
+        work.packs,
+        work.blocks,
+        work.bytes,
+        tuple(work.damaged),
+        work.lost,
+        work.short,
+        work.unreachable,
     )
 
 
@@ -146,7 +165,7 @@ class _Verifying:
         self._limit = limit
         self._copies = Copies(folder)
         self._read = 0
-        self.packs = self.blocks = self.bytes = self.lost = self.unreachable = 0
+        self.packs = self.blocks = self.bytes = self.lost = self.short = self.unreachable = 0
         self.damaged: list[DamagedPack] = []
 
     def pack(self, name: str, show: Callable[[int], None]) -> None:
@@ -184,6 +203,9 @@ class _Verifying:
             return
         self.packs, self.blocks, self.bytes = self.packs + 1, self.blocks + sound, self.bytes + size
         self.lost, self.unreachable = self.lost + lost, self.unreachable + unreachable + reading.hidden
+        self.short += reading.is_less
+        if reading.is_less:
+            reading.faults.append(LESS)
         self._limit -= len(listed)
         if reading.faults or count:
             self.damaged.append(

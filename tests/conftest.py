@@ -1,6 +1,7 @@
 """What the tests share."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,9 @@ from peers.py_hamt import PeerUnavailable, PyHamt
 
 # So that what fails in the contract of stores says what was found.
 pytest.register_assert_rewrite("hamt_bulk.testing.contract", "hamt_bulk.testing.reading")
+
+# A shell that starts this in the background has it ignore Ctrl-C, and so would every program that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says more about the machine than about the code; a hang is pytest-timeout's.
 settings.register_profile("here", deadline=None)

@@ -32,8 +32,8 @@ class RetryingWriter(Writer):
     """
     A writer that begins again when the one within has failed.
 
-    What was given since the last `flush` is kept, copied where the caller might change it. After a failure the writer within is closed, and another is made
-    and given all of it.
+    What was given since the last `flush` is kept, copied where the caller might change it. After a failure the writer
+    within is closed, and another is made and given all of it.
     """
 
     def __init__(self, make: Callable[[], Writer], retries: Retries) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SIZE = 4 << 20
+SIZE = 12 << 20
 PAGE = 4096
 
 
@@ -33,7 +33,7 @@ class SmallDisk:
 
 @contextmanager
 def mounted(path: Path) -> Iterator[SmallDisk | None]:
-    """A real file system of that size, or `None` where this user may not mount one."""
+    """A real file system of that size, several times what a test stores, or `None` where this user may not mount one."""
     path.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(path)]
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from distributed import Client, LocalCluster
 from hypothesis import settings
 from kubo.daemon import Daemon
 from kubo.program import find_ipfs
@@ -22,6 +23,28 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says more about the machine than about the code; a hang is pytest-timeout's.
 settings.register_profile("here", deadline=None)
 settings.load_profile("here")
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the disk, in tests that are not about its losing power."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[Client]:
+    """A cluster in this process."""
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=2,
+            processes=False,
+            dashboard_address="127.0.0.1:0",
+            protocol="inproc",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
 
 
 @pytest.fixture(scope="session")

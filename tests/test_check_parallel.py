@@ -34,22 +34,6 @@ LONG = b"".join(n.to_bytes(4, "big") for n in range(600_000))
 
 
 @pytest.fixture(scope="module")
-def threads() -> Iterator[Client]:
-    """A cluster in this process."""
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=2,
-            processes=False,
-            dashboard_address="127.0.0.1:0",
-            protocol="inproc",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
-
-
-@pytest.fixture(scope="module")
 def processes() -> Iterator[Client]:
     with (
         LocalCluster(

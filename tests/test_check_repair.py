@@ -1,7 +1,6 @@
 """`check(…, repair_from=…)`: what one store lost another one gives back, and nothing else is written."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import dask
@@ -30,22 +29,6 @@ LONG = b"".join(n.to_bytes(4, "big") for n in range(600_000))
 @pytest.fixture(scope="module")
 def small() -> Small:
     return Small()
-
-
-@pytest.fixture(scope="module")
-def threads() -> Iterator[Client]:
-    """A cluster in this process."""
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=2,
-            processes=False,
-            dashboard_address="127.0.0.1:0",
-            protocol="inproc",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 def memory(blocks: dict[bytes, bytes]) -> Shuffling:

@@ -14,10 +14,7 @@ from hamt_bulk.cas import PackCAS
 from hamt_bulk.errors import BlockNotFound
 from hamt_bulk.packs import rebuild
 
-
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture

@@ -11,10 +11,7 @@ from typer.testing import CliRunner, Result
 from hamt_bulk.block import identify, text
 from hamt_bulk.cli import app
 
-
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture

@@ -33,10 +33,7 @@ from hamt_bulk.errors import BlockMismatch, BlockNotFound, HamtError, InvalidInp
 from hamt_bulk.layout import EMPTY_NODES
 from hamt_bulk.packs import Dropped, drop, packs
 
-
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture

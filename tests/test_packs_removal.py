@@ -22,9 +22,7 @@ VALUES = [b"one", b"two", b"three"]
 CIDS = [identify(value) for value in VALUES]
 
 
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture

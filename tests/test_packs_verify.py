@@ -21,9 +21,7 @@ VALUES = [b"value %d " % n * (1 + n % 5) for n in range(12)]
 CIDS = [identify(value) for value in VALUES]
 
 
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture

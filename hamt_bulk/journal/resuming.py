@@ -66,6 +66,8 @@ class Resuming:
         self._resume = resume
         self._journal: Journal | None = None
         self._total = self._done = 0
+        self._before = self._taken = 0
+        """Dask blocks that were taken over, and how many batches the journal had of earlier calls."""
         self._is_over = False
         self._folder: Path | None = None
         self._path: Path | None = None
@@ -116,7 +118,8 @@ class Resuming:
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        self._done = finished.count
+        self._done = self._before = finished.count
+        self._taken = len(self._journal.batches)
         self._journal.batches = ()
         if self._journal.earlier:
             log.info("resumed: %s of %s Dask blocks were finished before", f"{self._done:,}", f"{total:,}")
@@ -146,10 +149,19 @@ class Resuming:
         if self._journal is not None:
             if error is not None:
                 error.add_note(
-                    f"{self._done:,} of {self._total:,} Dask blocks are finished, and noted in {self._journal.path}: "
-                    "the same call goes on from there"
+                    f"{self._noted():,} of {self._total:,} Dask blocks are finished, and noted in "
+                    f"{self._journal.path}: the same call goes on from there"
                 )
             self._journal.close()
+
+    def _noted(self) -> int:
+        """How many Dask blocks the journal has. Read again: an interrupt may come between a record and its count."""
+        assert self._journal is not None
+        try:
+            batches = contents_of(self._journal.path).batches[self._taken :]
+        except (CASError, InvalidInput):
+            return self._done
+        return self._before + sum(after - first for batch in batches for first, after in batch.blocks)
 
     def _taken_over(
         self,

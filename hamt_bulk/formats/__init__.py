@@ -1,0 +1,1 @@
+"""Roots of other libraries and of this one: recognised, read, written where the format is alive, converted."""

@@ -24,9 +24,13 @@ from hamt_bulk.cas import (
     Writer,
     open_cas,
 )
+from hamt_bulk.formats import Root, open_root
 from hamt_bulk.hamt import HAMT
+from hamt_bulk.hashers import KeyHasher, register_hasher
 from hamt_bulk.integrity import check
+from hamt_bulk.layout import HashMap
 from hamt_bulk.manifest import blake3_hashfn
+from hamt_bulk.pointers import Inline
 from hamt_bulk.roots import copy, delete, diff, merge
 
 if TYPE_CHECKING:
@@ -41,13 +45,17 @@ __all__ = [
     "CarCAS",
     "ContentAddressedStore",
     "GatewayCAS",
+    "HashMap",
     "InMemoryCAS",
+    "Inline",
+    "KeyHasher",
     "KuboCAS",
     "LocalCAS",
     "PackCAS",
     "Receipt",
     "Retries",
     "RetryingCAS",
+    "Root",
     "Writer",
     "ZarrHAMTStore",
     "__version__",
@@ -59,6 +67,8 @@ __all__ = [
     "diff",
     "merge",
     "open_cas",
+    "open_root",
+    "register_hasher",
     "update",
 ]
 

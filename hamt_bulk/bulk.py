@@ -3,7 +3,7 @@ The stages of a build: plain functions over arguments that can be pickled.
 
     values   ->  save each value, note its key and CID         (one task a batch)
     index    ->  the nodes below a range of slots              (one task a part)
-    root     ->  the root node from its 256 slots
+    root     ->  the root node from its slots
 
 `build` runs them one after the other in this process. It is the reference: every parallel build
 returns its root.
@@ -11,28 +11,40 @@ returns its root.
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+from dag_cbor.ipld import IPLDKind
 from multiformats import CID
 
 from hamt_bulk.block import AnyCID, text, to_bytes, to_cid
 from hamt_bulk.cas import ContentAddressedStore, Writer, open_cas
 from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.errors import BlockNotFound, CASError, HamtError, InvalidInput
-from hamt_bulk.layout import BUCKET_SIZE, PyHamt, Slot
+from hamt_bulk.keys import key_text
+from hamt_bulk.layout import BUCKET_SIZE, Layout, LayoutOption, OtherLayout, Slot, chosen
 from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, blake3_hashfn, encode_key, merge, override
+from hamt_bulk.pointers import Inline, inline_pointer
 from hamt_bulk.reads import drive
+from hamt_bulk.shapes import shape_of
 from hamt_bulk.tree import assemble, root_slots, update_slots
 
+K = TypeVar("K")
 T = TypeVar("T")
 
-Value: TypeAlias = "bytes | bytearray | memoryview | CID | None"
-"""Bytes to save, the CID of a value that is saved already, or `None` to delete the key."""
+Value: TypeAlias = "bytes | bytearray | memoryview | CID | Inline | IPLDKind | None"
+"""
+Bytes to save, the CID of a value that is saved already, or `None` to delete the key. In an IPLD HashMap also any other
+IPLD value, which the tree itself then holds, and `Inline` for those whose type would be taken for something else.
+"""
 
-Items: TypeAlias = "Mapping[str, Value] | Iterable[tuple[str, Value]]"
+Key: TypeAlias = str | bytes
+"""Text; in an IPLD HashMap any bytes."""
+
+Items: TypeAlias = "Mapping[str, Value] | Mapping[Key, Value] | Iterable[tuple[Key, Value]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +57,43 @@ class Target:
     """
 
     cas: ContentAddressedStore
-    layout: PyHamt
+    layout: Layout
     hash_fn: HashFn
     pin: str | None
+    is_chosen: bool = False
 
     @classmethod
     def of(
-        cls, cas: ContentAddressedStore | str, max_bucket_size: int, hash_fn: HashFn, pin: str | None
+        cls,
+        cas: ContentAddressedStore | str,
+        max_bucket_size: int,
+        hash_fn: HashFn,
+        pin: str | None,
+        layout: LayoutOption = None,
     ) -> "Target":
         opened = open_cas(cas)
         opened.check_pin(pin)
-        return cls(opened.begin(), PyHamt(max_bucket_size, opened.hasher), hash_fn, pin)
+        nodes, placing = chosen(layout, max_bucket_size, hash_fn, opened.hasher)
+        return cls(opened.begin(), nodes, placing, pin, layout is not None)
+
+    def manifest(self, edits: Iterable[tuple[str, bytes]]) -> Manifest:
+        """The manifest of keys and pointers for this tree."""
+        return Manifest.of(edits, self.hash_fn, any_keys=self.layout.any_keys)
+
+    def for_base(self, root: bytes | None) -> "Target":
+        """The same with the layout of the tree `root`, where the caller named none."""
+        if root is None or self.is_chosen:
+            return self
+        reader = Reader(self.cas)
+        with _naming_base(self.cas):
+            [data] = reader.blocks([root])
+        try:
+            self.layout.decode(root, data, is_root=True)
+        except OtherLayout:
+            shape = shape_of(root, data, reader)
+            layout, placing = chosen(shape, self.layout.max_bucket_size, self.hash_fn, self.layout.hasher)
+            return replace(self, layout=layout, hash_fn=placing)
+        return self
 
 
 def build(
@@ -63,6 +101,7 @@ def build(
     cas: ContentAddressedStore | str,
     *,
     base: AnyCID | None = None,
+    layout: LayoutOption = None,
     max_bucket_size: int = BUCKET_SIZE,
     hash_fn: HashFn = blake3_hashfn,
     pin: str | None = None,
@@ -72,6 +111,7 @@ def build(
 
     items  a mapping, or (key, value) pairs, of which the last counts when a key comes twice
     base   a root to change; without it a new tree
+    layout `"pyhamt"`, or the `HashMap` to build; by default that of the base, `"pyhamt"` without one
     pin    a name: the store pins the root under it, where it needs that. When the base is pinned under the same
            name, the pin moves
 
@@ -79,8 +119,8 @@ def build(
     a root reaches was written.
     """
     root = None if base is None else to_bytes(base)
-    target = Target.of(cas, max_bucket_size, hash_fn, pin)
-    return concluded(target, root, lambda: edited(target, root, items))
+    target = Target.of(cas, max_bucket_size, hash_fn, pin, layout)
+    return concluded(target, root, lambda: edited(target.for_base(root), root, items))
 
 
 def concluded(target: Target, base: bytes | None, make: Callable[[], bytes]) -> CID:
@@ -124,7 +164,7 @@ def edited(
     """
     base = Base.of(target, root)
     with target.cas.writer() as writer:
-        edits = Manifest.of(chain(pointers.items(), save_values(items, writer)), target.hash_fn)
+        edits = target.manifest(chain(pointers.items(), save_values(items, writer, target.layout)))
         reads = update_slots(base.slots, edits, target.layout, writer.save_many, target.hash_fn)
         changed = drive(reads, Reader(target.cas).blocks)
         new = assemble(base.root, base.slots, changed, target.layout, writer.save_many)
@@ -137,12 +177,15 @@ def update(
     items: Items,
     cas: ContentAddressedStore | str,
     *,
+    layout: LayoutOption = None,
     max_bucket_size: int = BUCKET_SIZE,
     hash_fn: HashFn = blake3_hashfn,
     pin: str | None = None,
 ) -> CID:
     """The root after `items` were set, or deleted where the value is `None`: `build` with `root` as its base."""
-    return build(items, cas, base=root, max_bucket_size=max_bucket_size, hash_fn=hash_fn, pin=pin)
+    return build(
+        items, cas, base=root, layout=layout, max_bucket_size=max_bucket_size, hash_fn=hash_fn, pin=pin
+    )
 
 
 def tidy(cas: ContentAddressedStore) -> None:
@@ -153,7 +196,7 @@ def tidy(cas: ContentAddressedStore) -> None:
         warnings.warn(f"the build is complete, but its store was not tidied up: {error}", stacklevel=2)
 
 
-def pairs_of(items: Mapping[str, T] | Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
+def pairs_of(items: Mapping[K, T] | Iterable[tuple[K, T]]) -> Iterator[tuple[K, T]]:
     """The (key, value) pairs of a mapping or an iterable. Raises `InvalidInput` for other things."""
     for pair in items.items() if isinstance(items, Mapping) else items:
         try:
@@ -163,16 +206,22 @@ def pairs_of(items: Mapping[str, T] | Iterable[tuple[str, T]]) -> Iterator[tuple
         yield key, value
 
 
-def save_values(items: Items, writer: Writer) -> Iterable[tuple[str, bytes]]:
-    """The key and the CID of each item, its value saved."""
-    for key, value in pairs_of(items):
-        encode_key(key)
+def save_values(items: Items, writer: Writer, layout: Layout) -> Iterable[tuple[str, bytes]]:
+    """The key and the pointer of each item, its value saved."""
+    pairs: Iterator[tuple[Any, Any]] = pairs_of(items)
+    for key, value in pairs:
+        if layout.any_keys:
+            key = key_text(key)
+        else:
+            encode_key(key)
         if isinstance(value, (bytes, bytearray, memoryview)):
             yield key, writer.save(value)
         elif isinstance(value, CID):
             yield key, bytes(value)
         elif value is None:
             yield key, TOMBSTONE
+        elif layout.keeps_values:
+            yield key, inline_pointer(value.value if isinstance(value, Inline) else value)
         else:
             raise InvalidInput(
                 f"the value of {key!r} is a {type(value).__name__}, {_shown(value)}; expected bytes to save, "
@@ -188,7 +237,7 @@ def _shown(value: object) -> str:
 def write_piece(target: Target, items: Items) -> Manifest:
     """The values stage for any keys: a piece of the items, durable when this returns."""
     with target.cas.writer() as writer:
-        manifest = Manifest.of(save_values(items, writer), target.hash_fn)
+        manifest = target.manifest(save_values(items, writer, target.layout))
         writer.flush()
     return manifest
 
@@ -199,7 +248,7 @@ class Base:
     The tree that a build changes.
 
     root     `None`: the empty tree
-    slots    its 256 slots
+    slots    those of its root
     cleared  deletions that come before all edits of the build
     """
 
@@ -211,16 +260,25 @@ class Base:
     def of(cls, target: Target, root: bytes | None) -> "Base":
         """The tree `root`. Raises when it is not the root of a tree, or has other buckets than the target's."""
         reads = root_slots(root, target.layout, target.hash_fn)
-        try:
+        with _naming_base(target.cas):
             slots = drive(reads, Reader(target.cas).blocks)
-        except BlockNotFound as error:
-            raise BlockNotFound(f"the base is not in this store, {target.cas!r}: {error}") from error
         return cls(root, slots, Manifest.empty())
 
-    def part(self, first: int, last: int) -> "Base":
+    def part(self, first: int, last: int, layout: Layout) -> "Base":
         """What concerns the range of first hash bytes `first` to `last` (inclusive)."""
-        slots = [slot if first <= number <= last else {} for number, slot in enumerate(self.slots)]
+        first_byte = layout.first_byte
+        slots = [
+            slot if first <= first_byte(number) <= last else {} for number, slot in enumerate(self.slots)
+        ]
         return Base(self.root, slots, self.cleared.part(first, last))
+
+
+@contextmanager
+def _naming_base(cas: ContentAddressedStore) -> Iterator[None]:
+    try:
+        yield
+    except BlockNotFound as error:
+        raise BlockNotFound(f"the base is not in this store, {cas!r}: {error}") from error
 
 
 def index_part(target: Target, base: Base, edits: Sequence[Manifest]) -> dict[int, Slot]:

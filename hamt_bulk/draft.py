@@ -23,11 +23,13 @@ from hamt_bulk.bulk import tidy
 from hamt_bulk.cas.base import ContentAddressedStore
 from hamt_bulk.cas.wrap import save_value
 from hamt_bulk.errors import BlockNotFound, InvalidInput, ReadOnly
-from hamt_bulk.layout import PyHamt
+from hamt_bulk.keys import any_key
+from hamt_bulk.layout import Layout
 from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, encode_key
 from hamt_bulk.nodes import NodeCache, Tree, running
+from hamt_bulk.pointers import is_inline
 from hamt_bulk.reads import drive
-from hamt_bulk.tree import EMPTY_ROOT, update
+from hamt_bulk.tree import empty_slots, update
 from hamt_bulk.tree.guards import refuse_other_root
 
 MAX_WAITING_EDITS = 200_000
@@ -56,7 +58,7 @@ class Draft:
         self,
         root: bytes | None,
         cas: ContentAddressedStore,
-        layout: PyHamt,
+        layout: Layout,
         hash_fn: HashFn,
         cache: NodeCache,
         *,
@@ -79,10 +81,10 @@ class Draft:
         self._is_durable = root is not None
         self._in_doubt = False
         """Whether the store failed, and may have lost values of edits that wait."""
-        self._empty = layout.encode_slots(EMPTY_ROOT).cid
+        self._empty = layout.encode_slots(empty_slots(layout), is_root=True).cid
         if root is None:
             root = self._empty
-            cache.put(root, list(EMPTY_ROOT))
+            cache.put(root, empty_slots(layout))
         self._tree = Tree(root, cas, layout, hash_fn, cache)
 
     @property
@@ -125,14 +127,21 @@ class Draft:
         if self._is_durable and self.read_only:
             # Buckets of any size can be read, so they are not looked at.
             [root] = await asyncio.to_thread(tree.nodes, [tree.root])
-            refuse_other_root(tree.root, tree.layout.decode(tree.root, root), tree.hash_fn)
+            refuse_other_root(tree.root, tree.layout.decode(tree.root, root), tree.layout, tree.hash_fn)
         elif self._is_durable:
             await tree.open_async()
         elif self.read_only:
             raise InvalidInput("read_only=True without a root: there is nothing to read")
         else:
-            block = tree.layout.encode_slots(EMPTY_ROOT)
+            block = tree.layout.encode_slots(empty_slots(tree.layout), is_root=True)
             await save_value(self.cas, block.data, "dag-cbor")
+
+    def refuse_key(self, key: str) -> None:
+        """Raises `InvalidInput` for what cannot be a key of this tree."""
+        if self._tree.layout.any_keys and isinstance(key, str):
+            any_key(key)
+        else:
+            encode_key(key)
 
     async def save(self, data: Data) -> bytes:
         """The CID of a value, which is now in the store, and durable with the next flush."""
@@ -144,7 +153,7 @@ class Draft:
 
     async def pointer(self, key: str) -> bytes | None:
         """The CID of the value under `key`, or `None`."""
-        encode_key(key)
+        self.refuse_key(key)
         edit, tree = self._edit_of(key)
         if edit is not None:
             return edit or None
@@ -157,7 +166,7 @@ class Draft:
 
     async def record_if(self, key: str, pointer: bytes, *, present: bool) -> bool:
         """Records one edit if `key` is there, or if it is not. Whether it was recorded."""
-        encode_key(key)
+        self.refuse_key(key)
         while True:
             edit, tree = self._edit_of(key)
             found = edit or None if edit is not None else await tree.pointer_async(key)
@@ -309,7 +318,7 @@ class Draft:
 
     def _applied(self, tree: Tree, edits: Edits) -> bytes:
         """The root of `tree` after `edits`, durably stored."""
-        manifest = Manifest.of(edits.items(), tree.hash_fn)
+        manifest = Manifest.of(edits.items(), tree.hash_fn, any_keys=tree.layout.any_keys)
         base = tree.root if self._is_durable else None
         self._flush_values(edits)
         with self.cas.writer() as writer:
@@ -329,7 +338,11 @@ class Draft:
         try:
             self.cas.flush()
             if doubted:
-                pointers = {key: pointer for key, pointer in edits.items() if pointer != TOMBSTONE}
+                pointers = {
+                    key: pointer
+                    for key, pointer in edits.items()
+                    if pointer != TOMBSTONE and not is_inline(pointer)
+                }
                 there = self.cas.has_many(list(pointers.values()))
                 lost = [key for key, has in zip(pointers, there, strict=True) if not has]
                 if lost:

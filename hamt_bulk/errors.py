@@ -12,6 +12,8 @@ Every error this package raises, split by what the caller would do next.
     ├── NotPortable       (TypeError)     this object cannot go to another process, and what to use instead
     ├── JournalMismatch   (ValueError)    this journal belongs to another build
     ├── WorkersDied       (RuntimeError)  every worker that tried this piece of work died
+    ├── WrongKey          (ValueError)    encrypted with another key or header
+    ├── NotAuthentic      (ValueError)    not encrypted, altered, or moved here from another key
     ├── VersionMismatch                   a worker runs another hamt_bulk, zarr or codec
     ├── DepthExceeded                     more keys share a whole hash than a bucket holds
     └── CASError          (OSError)       the outside failed; it may work later: the only one that is retried
@@ -66,6 +68,14 @@ class JournalMismatch(HamtError, ValueError):
 
 class WorkersDied(HamtError, RuntimeError):
     """Every worker that tried this piece of work died: short of memory, or by a crash in native code."""
+
+
+class WrongKey(HamtError, ValueError):
+    """What is stored was encrypted with another key or header than the given ones."""
+
+
+class NotAuthentic(HamtError, ValueError):
+    """What is stored is not what was encrypted under this key name: it is plain, was altered, or was moved."""
 
 
 class VersionMismatch(HamtError):

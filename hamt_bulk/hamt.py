@@ -17,14 +17,17 @@ from dag_cbor.ipld import IPLDKind
 from multiformats import CID
 
 from hamt_bulk.block import AnyCID, text, to_bytes, to_cid
-from hamt_bulk.bulk import pairs_of
+from hamt_bulk.bulk import Key, pairs_of
 from hamt_bulk.cas import ContentAddressedStore, open_cas
 from hamt_bulk.cas.base import range_of
 from hamt_bulk.draft import MAX_WAITING_EDITS, Draft
 from hamt_bulk.errors import InvalidInput, KeyNotFound, NotPortable, ReadOnly
-from hamt_bulk.layout import BUCKET_SIZE, PyHamt
-from hamt_bulk.manifest import TOMBSTONE, HashFn, blake3_hashfn, encode_key
+from hamt_bulk.keys import key_text, plain_key
+from hamt_bulk.layout import BUCKET_SIZE, HashMap, LayoutOption, OtherLayout, chosen
+from hamt_bulk.manifest import TOMBSTONE, HashFn, blake3_hashfn
 from hamt_bulk.nodes import CACHE_BYTES, NodeCache
+from hamt_bulk.pointers import Inline, inline_pointer, inline_value, is_inline, is_value
+from hamt_bulk.shapes import shape_of
 
 VALUES_AT_ONCE = 32
 """How many values `items` loads at a time."""
@@ -48,6 +51,9 @@ class HAMT:
     read_only         whether edits are refused
     max_bucket_size   that of the tree. A larger one than it was built with gives another root than a rebuild
     values_are_bytes  values are bytes, stored as they are; else they are any IPLD value, stored as dag-cbor
+    layout            `"pyhamt"`, or a `HashMap`: then keys may be any bytes, CIDs are links, bytes are stored and linked,
+                      and other IPLD values, or what is `Inline`, are held by the tree itself. `build` finds out that of an
+                      old tree
     max_cache_bytes   memory for decoded nodes
     """
 
@@ -60,6 +66,7 @@ class HAMT:
         max_bucket_size: int = BUCKET_SIZE,
         values_are_bytes: bool = False,
         *,
+        layout: LayoutOption = None,
         max_cache_bytes: int = CACHE_BYTES,
         max_waiting_edits: int = MAX_WAITING_EDITS,
         cache: NodeCache | None = None,
@@ -70,11 +77,11 @@ class HAMT:
         self.hash_fn = hash_fn
         self.max_bucket_size = max_bucket_size
         self.values_are_bytes = values_are_bytes
+        self.layout = layout
         self.draft = Draft(
             None if root_node_id is None else to_bytes(root_node_id),
             self.cas,
-            PyHamt(max_bucket_size, self.cas.hasher),
-            hash_fn,
+            *chosen(layout, max_bucket_size, hash_fn, self.cas.hasher),
             NodeCache(max_cache_bytes) if cache is None else cache,
             read_only=read_only,
             max_waiting_edits=max_waiting_edits,
@@ -88,8 +95,20 @@ class HAMT:
         The root of a new one is stored. That of an old one is loaded, so what is no root is refused here.
         """
         hamt = cls(*arguments, **options)
-        await hamt.draft.open()
+        try:
+            await hamt.draft.open()
+        except OtherLayout:
+            if hamt.layout is not None:
+                raise
+            shape = await asyncio.to_thread(hamt._shape)
+            hamt = cls(*arguments, **options, layout=shape)
+            await hamt.draft.open()
         return hamt
+
+    def _shape(self) -> HashMap:
+        tree = self.draft.tree
+        [data] = tree.blocks([tree.root])
+        return shape_of(tree.root, data, tree)
 
     @property
     def root_node_id(self) -> CID:
@@ -101,19 +120,19 @@ class HAMT:
         """Whether edits are refused."""
         return self.draft.read_only
 
-    async def set(self, key: str, val: IPLDKind) -> None:
+    async def set(self, key: Key, val: IPLDKind | Inline) -> None:
         """Gives `key` a value. It is stored when this returns, and durable with the next flush."""
         self._refuse_read_only("set", key)
-        data = self._encoded(key, val)
-        await self.draft.record({key: await self.draft.save(data)})
+        key, held = self._key(key), self._held(key, val)
+        pointer = await self.draft.save(self._encoded(key, val)) if held is None else held
+        await self.draft.record({key: pointer})
 
-    async def set_pointer(self, key: str, pointer: AnyCID) -> None:
+    async def set_pointer(self, key: Key, pointer: AnyCID) -> None:
         """Gives `key` the value of this CID, which the store has or will have; it is not looked for."""
         self._refuse_read_only("set_pointer", key)
-        encode_key(key)
-        await self.draft.record({key: to_bytes(pointer)})
+        await self.draft.record({self._key(key): to_bytes(pointer)})
 
-    async def update(self, items: Mapping[str, IPLDKind] | Iterable[tuple[str, IPLDKind]]) -> None:
+    async def update(self, items: Mapping[str, IPLDKind] | Iterable[tuple[Key, IPLDKind]]) -> None:
         """
         `set` for many keys, of which the last counts when one comes twice. All of them are set, or none.
 
@@ -122,8 +141,12 @@ class HAMT:
         self._refuse_read_only("update")
 
         def save() -> dict[str, bytes]:
+            pairs: Iterable[tuple[Any, Any]] = pairs_of(items)
+            saved: dict[str, bytes] = {}
             with self.cas.writer() as writer:
-                saved = {key: writer.save(self._encoded(key, value)) for key, value in pairs_of(items)}
+                for given, value in pairs:
+                    key, held = self._key(given), self._held(given, value)
+                    saved[key] = writer.save(self._encoded(key, value)) if held is None else held
                 writer.flush()
             return saved
 
@@ -131,7 +154,7 @@ class HAMT:
         await self.draft.record(saved)
 
     async def get(
-        self, key: str, offset: int | None = None, length: int | None = None, suffix: int | None = None
+        self, key: Key, offset: int | None = None, length: int | None = None, suffix: int | None = None
     ) -> IPLDKind:
         """
         The value under `key`. Raises `KeyNotFound`.
@@ -141,36 +164,42 @@ class HAMT:
         suffix  the last bytes instead, as many
         """
         start, stop = range_of(offset, length, suffix)
-        if not self.values_are_bytes and (start, stop, suffix) != (0, None, None):
+        is_range = (start, stop, suffix) != (0, None, None)
+        if is_range and not self.values_are_bytes and not self._keeps_values:
             raise InvalidInput(f"{key!r}: a range is of bytes, and this HAMT has values_are_bytes=False")
         pointer = await self._pointer(key)
+        if self._keeps_values and (is_inline(pointer) or not is_value(pointer)):
+            return cut(key, self._here(key, pointer), start, stop, suffix)
         return self._decoded(key, await self.draft.tree.read_async(pointer, start, stop, suffix))
 
-    async def get_pointer(self, key: str) -> CID:
-        """The CID of the value under `key`. Raises `KeyNotFound`."""
-        return to_cid(await self._pointer(key))
+    async def get_pointer(self, key: Key) -> CID:
+        """The CID of the value under `key`. Raises `KeyNotFound`, `InvalidInput` for a value that the tree itself holds."""
+        pointer = await self._pointer(key)
+        if self._keeps_values and is_inline(pointer):
+            raise InvalidInput(f"{key!r} has no CID: its value is held by the tree itself")
+        return to_cid(pointer)
 
-    async def contains(self, key: str) -> bool:
+    async def contains(self, key: Key) -> bool:
         """Whether there is such a key. Loads no value."""
-        return await self.draft.pointer(key) is not None
+        return await self.draft.pointer(self._key(key)) is not None
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, key: Key) -> None:
         """Deletes a key. Raises `KeyNotFound` when it is not there."""
         self._refuse_read_only("delete", key)
-        if not await self.draft.record_if(key, TOMBSTONE, present=True):
+        if not await self.draft.record_if(self._key(key), TOMBSTONE, present=True):
             raise self._not_found(key)
 
-    async def keys(self, prefix: str = "") -> AsyncIterator[str]:
+    async def keys(self, prefix: str = "") -> AsyncIterator[Any]:
         """
-        The keys, in no promised order, of which those that start with `prefix`.
+        The keys, in no promised order, of which those that start with `prefix`: text, or bytes where a key is no UTF-8.
 
         Places in the tree come from hashes, so a prefix spares no reads.
         """
         async for key, _ in self.draft.entries():
             if key.startswith(prefix):
-                yield key
+                yield self._given(key)
 
-    async def items(self, prefix: str = "") -> AsyncIterator[tuple[str, IPLDKind]]:
+    async def items(self, prefix: str = "") -> AsyncIterator[tuple[Any, IPLDKind]]:
         """The keys that start with `prefix` and their values, a few of which are loaded at a time."""
         waiting: list[tuple[str, bytes]] = []
         async for entry in self.draft.entries():
@@ -234,26 +263,66 @@ class HAMT:
             )
         tree = self.draft.tree
         arguments = self.cas, self.hash_fn, tree.root, True, self.max_bucket_size, self.values_are_bytes
-        return _reopened, (type(self), arguments, tree.cache.max_bytes)
+        return _reopened, (type(self), arguments, tree.cache.max_bytes, self.layout)
 
     def __repr__(self) -> str:
         mode = "read-only" if self.read_only else f"{self.draft.waiting} edits waiting"
         return f"HAMT({text(self.draft.tree.root)!r}, {self.cas!r}, {mode})"
 
-    async def _pointer(self, key: str) -> bytes:
-        pointer = await self.draft.pointer(key)
+    async def _pointer(self, key: Key) -> bytes:
+        pointer = await self.draft.pointer(self._key(key))
         if pointer is None:
             raise self._not_found(key)
         return pointer
 
-    async def _values(self, entries: list[tuple[str, bytes]]) -> list[tuple[str, IPLDKind]]:
+    async def _values(self, entries: list[tuple[str, bytes]]) -> list[tuple[Any, IPLDKind]]:
         tree = self.draft.tree
-        values = await asyncio.gather(*(tree.read_async(pointer) for _, pointer in entries))
-        return [(key, self._decoded(key, value)) for (key, _), value in zip(entries, values, strict=True)]
 
-    def _encoded(self, key: str, value: IPLDKind) -> bytes:
-        encode_key(key)
+        async def value(key: str, pointer: bytes) -> IPLDKind:
+            if self._keeps_values and (is_inline(pointer) or not is_value(pointer)):
+                return self._here(key, pointer)
+            return self._decoded(key, await tree.read_async(pointer))
+
+        values = await asyncio.gather(*(value(key, pointer) for key, pointer in entries))
+        return [(self._given(key), value) for (key, _), value in zip(entries, values, strict=True)]
+
+    @property
+    def _keeps_values(self) -> bool:
+        return self.draft.tree.layout.keeps_values
+
+    def _key(self, key: Key) -> str:
+        """A key as the tree has it. Raises `InvalidInput` for what is none."""
+        if self.draft.tree.layout.any_keys and isinstance(key, bytes):
+            return key_text(key)
+        self.draft.refuse_key(key)  # type: ignore[arg-type]  # refuses bytes
+        return key  # type: ignore[return-value]
+
+    def _given(self, key: str) -> Key:
+        return plain_key(key) if self.draft.tree.layout.any_keys else key
+
+    def _held(self, key: Key, value: Any) -> bytes | None:
+        """The pointer of a value that the tree itself holds, or that is a link; `None` for one that is stored."""
+        if not self._keeps_values:
+            return None
+        if isinstance(value, CID):
+            return bytes(value)
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return None
         if self.values_are_bytes:
+            raise InvalidInput(f"the value of {key!r} is a {type(value).__name__}, expected bytes")
+        return inline_pointer(value.value if isinstance(value, Inline) else value)
+
+    def _here(self, key: Key, pointer: bytes) -> IPLDKind:
+        """What a pointer says without a load: a value, or a link."""
+        value = inline_value(pointer) if is_inline(pointer) else to_cid(pointer)
+        if self.values_are_bytes and not isinstance(value, bytes):
+            raise InvalidInput(
+                f"the value of {key!r} is a {type(value).__name__}, no bytes: open the HAMT with values_are_bytes=False"
+            )
+        return value
+
+    def _encoded(self, key: Key, value: Any) -> bytes:
+        if self.values_are_bytes or self._keeps_values:
             if not isinstance(value, (bytes, bytearray, memoryview)):
                 raise InvalidInput(
                     f"the value of {key!r} is a {type(value).__name__}, expected bytes: open the HAMT with "
@@ -265,8 +334,8 @@ class HAMT:
         except (CBOREncodingError, RecursionError, UnicodeError) as error:
             raise InvalidInput(f"the value of {key!r} is no IPLD value: {error}") from None
 
-    def _decoded(self, key: str, data: bytes) -> IPLDKind:
-        if self.values_are_bytes:
+    def _decoded(self, key: Key, data: bytes) -> IPLDKind:
+        if self.values_are_bytes or self._keeps_values:
             return data
         try:
             return dag_cbor.decode(data)
@@ -276,10 +345,10 @@ class HAMT:
                 f"values_are_bytes=True ({error})"
             ) from error
 
-    def _not_found(self, key: str) -> KeyNotFound:
+    def _not_found(self, key: Key) -> KeyNotFound:
         return KeyNotFound(f"{key!r} is not in the tree {text(self.draft.tree.root)}")
 
-    def _refuse_read_only(self, what: str, key: str | None = None) -> None:
+    def _refuse_read_only(self, what: str, key: Key | None = None) -> None:
         if self.read_only:
             call = what if key is None else f"{what}({key!r})"
             raise ReadOnly(
@@ -287,5 +356,16 @@ class HAMT:
             )
 
 
-def _reopened(kind: type[HAMT], arguments: tuple[Any, ...], max_cache_bytes: int) -> HAMT:
-    return kind(*arguments, max_cache_bytes=max_cache_bytes)
+def cut(key: Key, value: IPLDKind, start: int, stop: int | None, suffix: int | None) -> IPLDKind:
+    """A range of a value that is here. Raises `InvalidInput` for one of what is no bytes."""
+    if (start, stop, suffix) == (0, None, None):
+        return value
+    if not isinstance(value, bytes):
+        raise InvalidInput(f"{key!r}: a range is of bytes, and its value is a {type(value).__name__}")
+    return value[start:stop] if suffix is None else value[max(len(value) - suffix, 0) :]
+
+
+def _reopened(
+    kind: type[HAMT], arguments: tuple[Any, ...], max_cache_bytes: int, layout: LayoutOption
+) -> HAMT:
+    return kind(*arguments, max_cache_bytes=max_cache_bytes, layout=layout)

@@ -2,6 +2,8 @@
 
 import re
 
+from hamt_bulk.errors import InvalidInput
+
 METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 """The last parts of keys that hold metadata, in both Zarr formats."""
 
@@ -17,3 +19,29 @@ def is_metadata(key: str) -> bool:
 def folder_start(prefix: str) -> str:
     """What the keys in the folder `prefix` start with."""
     return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+
+
+def any_key(key: str) -> bytes:
+    """
+    The bytes of a key that may be any bytes: those that are no UTF-8 are escapes in its text (PEP 383).
+
+    Raises `InvalidInput` for what is no such text.
+    """
+    try:
+        return key.encode("utf-8", "surrogateescape")
+    except (AttributeError, UnicodeEncodeError):
+        raise InvalidInput(f"a key must be text or bytes, found {type(key).__name__} {key!r}") from None
+
+
+def key_text(key: str | bytes) -> str:
+    """The text of a key, with escapes for bytes that are no UTF-8: `any_key` gives the same bytes back."""
+    return key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key
+
+
+def plain_key(key: str) -> str | bytes:
+    """A key as callers have it: text, or bytes where it is none."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return any_key(key)
+    return key

@@ -7,27 +7,22 @@ What a task sends back for a chunk is its hash, key and CID as bytes: 100,000 of
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from blake3 import blake3
 
 from hamt_bulk.block import text
 from hamt_bulk.errors import Conflict, InvalidInput
+from hamt_bulk.hashers import HashFn as HashFn
+from hamt_bulk.hashers import blake3_hashfn as blake3_hashfn
+from hamt_bulk.keys import any_key, key_text
 from hamt_bulk.ragged import Bytes, Ints, Ragged, row_order
-
-HashFn: TypeAlias = Callable[[bytes], bytes]
-"""The hash that places keys in a tree: a digest of always the same length."""
 
 M = TypeVar("M", bound="Manifest")
 
 TOMBSTONE = b""
 """In the place of a value's CID: the key is to be deleted."""
-
-
-def blake3_hashfn(data: bytes) -> bytes:
-    """The 32 bytes of blake3: the hash that places keys in py-hamt's trees."""
-    return blake3(data).digest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +32,7 @@ class Manifest:
 
     digests   uint8 (n, width): hash_fn(key)
     keys      the keys, UTF-8
-    pointers  the CID of each key's value, or `TOMBSTONE`
+    pointers  what the tree holds for each key, or `TOMBSTONE`
     """
 
     digests: Bytes
@@ -45,14 +40,20 @@ class Manifest:
     pointers: Ragged
 
     @classmethod
-    def of(cls, edits: Iterable[tuple[str, bytes]], hash_fn: HashFn = blake3_hashfn) -> Self:
-        """The manifest of (key, CID or `TOMBSTONE`) pairs; of a key that comes twice the last one counts."""
+    def of(
+        cls, edits: Iterable[tuple[str, bytes]], hash_fn: HashFn = blake3_hashfn, *, any_keys: bool = False
+    ) -> Self:
+        """
+        The manifest of (key, pointer or `TOMBSTONE`) pairs; of a key that comes twice the last one counts.
+
+        any_keys  whether keys may have escapes for bytes that are no UTF-8
+        """
         texts: list[str] = []
         pointers: list[bytes] = []
         for key, pointer in edits:
             texts.append(key)
             pointers.append(pointer)
-        keys = encode_keys(texts)
+        keys = [any_key(key) for key in texts] if any_keys else encode_keys(texts)
         return cls.from_columns(digests_of(keys, hash_fn), keys, pointers)
 
     @classmethod
@@ -110,6 +111,10 @@ class Manifest:
         start, stop = np.searchsorted(self.digests[:, 0], [first, last + 1])
         return self.slice(int(start), int(stop))
 
+    def decoded_key(self, row: int) -> str:
+        """The key of a row, with escapes for bytes that are no UTF-8."""
+        return key_text(self.keys[row])
+
     def without_tombstones(self) -> "Manifest":
         """The entries that are left when nothing was there before."""
         kept = self.pointers.lengths > 0
@@ -151,6 +156,14 @@ def encode_key(key: str) -> bytes:
         raise InvalidInput(f"the key {key!r} has no UTF-8 form ({error.reason}): rename it") from None
 
 
+@runtime_checkable
+class Ways(Protocol):
+    """A hash function that takes many keys at once."""
+
+    def many(self, keys: Sequence[bytes]) -> Bytes:
+        """The digests of `keys`, a row each."""
+
+
 def digests_of(keys: Sequence[bytes], hash_fn: HashFn) -> Bytes:
     """The hashes of `keys`, a row each."""
     if not keys:
@@ -159,6 +172,8 @@ def digests_of(keys: Sequence[bytes], hash_fn: HashFn) -> Bytes:
         # In pieces: a million small objects at a time take longer to make than to hash.
         pieces = (keys[start : start + 2048] for start in range(0, len(keys), 2048))
         joined = b"".join([b"".join([blake3(key).digest() for key in piece]) for piece in pieces])
+    elif isinstance(hash_fn, Ways):
+        return hash_fn.many(keys)
     else:
         digests = [hash_fn(key) for key in keys]
         if not digests[0] or len(set(map(len, digests))) > 1:
@@ -180,7 +195,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
         for key in keys:
             values = {pointer for k, pointer in zip(keys, pointers, strict=True) if k == key}
             if len(values) > 1:
-                raise Conflict(conflict_message(key.decode(), values))
+                raise Conflict(conflict_message(key_text(key), values))
 
     return dedupe(rows, same)
 

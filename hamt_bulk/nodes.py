@@ -21,7 +21,8 @@ from hamt_bulk.block import Data, text
 from hamt_bulk.cas.base import ContentAddressedStore
 from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.errors import BlockNotFound, MalformedNode
-from hamt_bulk.layout import Bucket, PyHamt, Slot
+from hamt_bulk.keys import any_key
+from hamt_bulk.layout import Bucket, Layout, PyHamt, Slot
 from hamt_bulk.manifest import HashFn, blake3_hashfn, encode_key
 from hamt_bulk.reads import drive, drive_async
 from hamt_bulk.tree import Found, entries, lookup, root_slots
@@ -200,7 +201,7 @@ class Tree(Reader):
         self,
         root: bytes,
         cas: ContentAddressedStore,
-        layout: PyHamt = _LAYOUT,
+        layout: Layout = _LAYOUT,
         hash_fn: HashFn = blake3_hashfn,
         cache: NodeCache | None = None,
     ) -> None:
@@ -235,9 +236,9 @@ class Tree(Reader):
         return await self.cache.get_async(cids, load or self._load, scan=scan)
 
     def pointer(self, key: str) -> bytes | None:
-        """The CID of the value under `key`. `None` only when the tree is sound and has no such key."""
+        """What the tree holds under `key`. `None` only when it is sound and has no such key."""
         path: list[Node] = []
-        digest = self.hash_fn(encode_key(key))
+        digest = self._way(key)
 
         def load(cids: Sequence[bytes]) -> Sequence[Data]:
             path.extend(self.cache.get(cids, self._loader(digest, len(path))))
@@ -251,7 +252,7 @@ class Tree(Reader):
     async def pointer_async(self, key: str) -> bytes | None:
         """As `pointer`."""
         path: list[Node] = []
-        digest = self.hash_fn(encode_key(key))
+        digest = self._way(key)
 
         async def load(cids: Sequence[bytes]) -> Sequence[Data]:
             path.extend(await self._nodes_async(cids, load=self._loader(digest, len(path))))
@@ -261,6 +262,9 @@ class Tree(Reader):
         if found is None:
             self._doubted(key, path)
         return found
+
+    def _way(self, key: str) -> bytes:
+        return self.hash_fn(any_key(key) if self.layout.any_keys else encode_key(key))
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
         """All keys and pointers, in no promised order. Loads each node once and no value."""
@@ -288,12 +292,15 @@ class Tree(Reader):
         if not self.cas.loads_paths:
             return self._load
         below = digest[depth : depth + PATH_LEVELS]
+        segments = self.layout.way(below)
+        if not segments:
+            return self._load
 
         def load(cids: Sequence[bytes]) -> list[Node]:
             [cid] = cids
             with self._explained(cids):
-                way = dict(self.path(cid, self.layout.way(below)))
-            node = first = self.layout.decode(cid, way[cid])
+                way = dict(self.path(cid, segments))
+            node = first = self.layout.decode(cid, way[cid], is_root=not depth)
             # The nodes below were not asked for one by one, so what came is followed and not believed.
             for byte in below:
                 child = node[byte]
@@ -308,7 +315,10 @@ class Tree(Reader):
     def _load(self, cids: Sequence[bytes]) -> list[Node]:
         with self._explained(cids):
             blocks = self.blocks(cids)
-        return [self.layout.decode(cid, block) for cid, block in zip(cids, blocks, strict=True)]
+        return [
+            self.layout.decode(cid, block, is_root=cid == self.root)
+            for cid, block in zip(cids, blocks, strict=True)
+        ]
 
     @contextmanager
     def _explained(self, cids: Sequence[bytes]) -> Iterator[None]:
@@ -323,11 +333,11 @@ class Tree(Reader):
 
     def _doubted(self, key: str, path: list[Node]) -> None:
         """Raises `MalformedNode` when the node that lacks `key` has another key that should not be there."""
-        above = self.hash_fn(encode_key(key))[: len(path) - 1]
+        above = self._way(key)[: (len(path) - 1) * self.layout.step]
         buckets = ((number, slot) for number, slot in enumerate(path[-1]) if isinstance(slot, dict) and slot)
         for number, bucket in islice(buckets, 1):
-            other, place = next(iter(bucket)), above + bytes((number,))
-            expected = self.hash_fn(encode_key(other))[: len(place)]
+            other, place = next(iter(bucket)), above + self.layout.path(number)
+            expected = self._way(other)[: len(place)]
             if place != expected:
                 raise MalformedNode(
                     f"no telling whether {text(self.root)} has {key!r}: {other!r} lies at {place.hex()}, "

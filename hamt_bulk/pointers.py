@@ -16,6 +16,7 @@ from dag_cbor.encoding import CBOREncodingError
 from dag_cbor.ipld import IPLDKind
 from multiformats import CID
 
+from hamt_bulk.block import DAG_PB, RAW, parse
 from hamt_bulk.errors import InvalidInput
 
 INLINE = b"\x00"
@@ -48,6 +49,11 @@ def inline_value(pointer: bytes) -> IPLDKind:
         return dag_cbor.decode(pointer[1:])
     except Exception as error:  # its errors share no base with ours, and a bad value may raise any
         raise InvalidInput(f"an inline value is not dag-cbor: {error}") from error
+
+
+def is_value(pointer: bytes) -> bool:
+    """Whether what a CID names is bytes, in one block or a UnixFS file, rather than a structure of links."""
+    return parse(pointer).codec in (RAW, DAG_PB)
 
 
 def links_of_pointer(pointer: bytes) -> list[bytes]:

@@ -12,6 +12,7 @@ from distributed import Client, LocalCluster
 from hypothesis import settings
 from kubo.daemon import Daemon
 from kubo.program import find_ipfs
+from peers.js_hashmap import JsPeer
 from peers.py_hamt import PeerUnavailable, PyHamt
 
 # So that what fails in the contract of stores says what was found.
@@ -52,6 +53,17 @@ def py_hamt() -> Iterator[PyHamt]:
     """A real py-hamt; without one the test is skipped, or fails where HAMT_BULK_REQUIRE_PEERS is 1."""
     try:
         peer = PyHamt.start()
+    except PeerUnavailable as error:
+        do_without(error)
+    with peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def js() -> Iterator[JsPeer]:
+    """JavaScript's ipld-hashmap and IAMap; without them skipped, or failed where HAMT_BULK_REQUIRE_PEERS is 1."""
+    try:
+        peer = JsPeer.start()
     except PeerUnavailable as error:
         do_without(error)
     with peer:

@@ -19,7 +19,7 @@ from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.runner import Window, run, runner_here
 from hamt_bulk.dask.stages import ValuesStage, fresh, task, tree_stages
 from hamt_bulk.errors import InvalidInput
-from hamt_bulk.layout import BUCKET_SIZE
+from hamt_bulk.layout import BUCKET_SIZE, LayoutOption
 from hamt_bulk.manifest import HashFn, blake3_hashfn
 from hamt_bulk.progress import ProgressOption, progress_of
 
@@ -39,6 +39,7 @@ def build(
     cas: ContentAddressedStore | str,
     *,
     base: AnyCID | None = None,
+    layout: LayoutOption = None,
     max_bucket_size: int = BUCKET_SIZE,
     hash_fn: HashFn = blake3_hashfn,
     pin: str | None = None,
@@ -48,23 +49,27 @@ def build(
     The root of the tree that holds `items`: that of `hamt_bulk.build`, built on the active Dask scheduler.
 
     items  a Bag of (key, value) pairs, or `Delayed` pieces, each a mapping or an iterable of pairs;
-           values are bytes, CIDs or `None`, as in `hamt_bulk.build`
+           values are those of `hamt_bulk.build`
     base   a root to change; without it a new tree
-    pin    as in `hamt_bulk.build`
+    layout, pin    as in `hamt_bulk.build`
 
     A key belongs to one piece: with different values in two of them it raises `Conflict`.
     """
     runner = runner_here("build in a thread (asyncio.to_thread) with a synchronous Client")
-    target = Target.of(cas, max_bucket_size, hash_fn, pin)
+    opened = Target.of(cas, max_bucket_size, hash_fn, pin, layout)
     pieces = _pieces(items)
-    windows = (
-        _window(target, pieces[at : at + WINDOW_BLOCKS]) for at in range(0, len(pieces), WINDOW_BLOCKS)
-    )
-    write = ValuesStage("write", len(pieces), windows, target.cas)
     root = None if base is None else to_bytes(base)
-    tree = Base.of(target, root)
-    stages = tree_stages(target, write, [], tree, runner.workers)
-    return concluded(target, root, lambda: run(stages, runner, target.cas, progress_of(progress)))
+
+    def make() -> bytes:
+        target = opened.for_base(root)
+        windows = (
+            _window(target, pieces[at : at + WINDOW_BLOCKS]) for at in range(0, len(pieces), WINDOW_BLOCKS)
+        )
+        write = ValuesStage("write", len(pieces), windows, target.cas)
+        stages = tree_stages(target, write, [], Base.of(target, root), runner.workers)
+        return run(stages, runner, target.cas, progress_of(progress))
+
+    return concluded(opened, root, make)
 
 
 def _pieces(items: "Bag | Sequence[Delayed]") -> list[Delayed]:

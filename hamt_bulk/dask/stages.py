@@ -16,8 +16,9 @@ from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.stage import Stage, Stages, Window
 from hamt_bulk.dask.workers import require_versions, versions
 from hamt_bulk.errors import NotPortable
-from hamt_bulk.layout import WIDTH, Slot
+from hamt_bulk.layout import Slot
 from hamt_bulk.manifest import Manifest
+from hamt_bulk.pointers import is_inline
 
 KEYS_PER_PART = 50_000
 """About how many edits a part of the index stage has: 0.1 s of work."""
@@ -60,7 +61,7 @@ class ValuesStage(Stage):
 
     def finished(self, key: Key, result: Manifest) -> None:
         """Raises `NotPortable` when the first value that comes is not in the store that the driver has."""
-        if not self._arrived and (cid := next(filter(None, result.pointers), None)) is not None:
+        if not self._arrived and (cid := next(filter(_is_saved, result.pointers), None)) is not None:
             with translated(self._cas, [cid]):
                 [self._arrived] = self._cas.has_many([cid])
             if not self._arrived:
@@ -68,6 +69,10 @@ class ValuesStage(Stage):
                     f"{text(cid)} was saved by a task and is not in {self._cas!r} here: its tasks work on a copy, such as a "
                     "dict that was pickled. A store for workers keeps its blocks outside of the object"
                 )
+
+
+def _is_saved(pointer: bytes) -> bool:
+    return bool(pointer) and not is_inline(pointer)
 
 
 def tree_stages(
@@ -82,7 +87,7 @@ def tree_stages(
     manifests: list[Manifest] = yield write
     manifests += saved
     count = len(base.cleared) + sum(map(len, manifests))
-    ranges = part_ranges(part_count(count))
+    ranges = part_ranges(part_count(count), target.layout.first_bytes)
     changed = yield Stage("index", len(ranges), index_windows(target, base, manifests, ranges, workers))
     return write_root(target, base, changed)
 
@@ -92,9 +97,10 @@ def part_count(edits: int) -> int:
     return min(max(math.ceil(edits / KEYS_PER_PART), 1), MAX_PARTS)
 
 
-def part_ranges(parts: int) -> list[tuple[int, int]]:
-    """The first hash bytes in as many ranges, first and last included."""
-    bounds = [round(number * WIDTH / parts) for number in range(parts + 1)]
+def part_ranges(parts: int, first_bytes: int = 256) -> list[tuple[int, int]]:
+    """The first bytes of ways in as many ranges, or in as many as there are bytes, first and last included."""
+    parts = min(parts, first_bytes)
+    bounds = [round(number * first_bytes / parts) for number in range(parts + 1)]
     return [(first, after - 1) for first, after in pairwise(bounds)]
 
 
@@ -111,7 +117,7 @@ def index_windows(
     for start in range(0, len(ranges), together):
         graph: dict[Key, Any] = {}
         for number, (first, last) in enumerate(ranges[start : start + together], start):
-            edits, own = _parts(manifests, first, last), base.part(first, last)
+            edits, own = _parts(manifests, first, last), base.part(first, last, target.layout)
             if edits or len(own.cleared):
                 key = (name, number)
                 graph[key] = task(key, index_part, target, own, edits)
@@ -135,10 +141,11 @@ def whole_graph(
         results += window.results
     name = fresh("hamt-index")
     parts = []
-    for number, (first, last) in enumerate(part_ranges(min(max(len(results), 1), PARTS_OF_ONE_GRAPH))):
+    ranges = part_ranges(min(max(len(results), 1), PARTS_OF_ONE_GRAPH), target.layout.first_bytes)
+    for number, (first, last) in enumerate(ranges):
         key = (name, number)
         manifests = List(*map(TaskRef, results))
-        own = base.part(first, last)
+        own = base.part(first, last, target.layout)
         graph[key] = task(key, _index_of_all, target, own, first, last, list(saved), manifests)
         parts.append(key)
     root = fresh("hamt-root")

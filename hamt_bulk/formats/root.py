@@ -64,6 +64,10 @@ class Root(ABC):
         suffix  the last bytes instead, as many
         """
 
+    def sizes(self, entries: Sequence[tuple[str, bytes]]) -> list[int]:
+        """The lengths of values that are bytes, in order; not loaded where the store can tell."""
+        return [len(self.read(key, pointer)) for key, pointer in entries]
+
     def keys(self, prefix: str = "") -> Iterator[str]:
         """The keys that start with `prefix`, in no promised order."""
         return (key for key, _ in self.pointers() if key.startswith(prefix))

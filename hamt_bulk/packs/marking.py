@@ -44,7 +44,7 @@ class Marking:
         """
         with _naming(root):
             slots = self._layout.decode(root, self._blocks([root])[0])
-        refuse_other_root(root, slots, self._hash_fn)
+        refuse_other_root(root, slots, self._layout, self._hash_fn)
         self.live.add_many([root])
         waiting = self._trees.add_many([root])
         with _naming(root):

@@ -10,16 +10,16 @@ one exception in `edit._collapsed`.
 """
 
 from hamt_bulk.tree.diff import Changes, differences
-from hamt_bulk.tree.edit import EMPTY_ROOT, Emit, assemble, root_slots, update, update_slots
+from hamt_bulk.tree.edit import Emit, assemble, empty_slots, root_slots, update, update_slots
 from hamt_bulk.tree.walk import Found, entries, lookup
 
 __all__ = [
-    "EMPTY_ROOT",
     "Changes",
     "Emit",
     "Found",
     "assemble",
     "differences",
+    "empty_slots",
     "entries",
     "lookup",
     "root_slots",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hamt_bulk.block import Block
 from hamt_bulk.errors import DepthExceeded
-from hamt_bulk.layout import Pieces, PyHamt, Slot
+from hamt_bulk.layout import Layout, Pieces, Slot
 from hamt_bulk.manifest import Manifest
 from hamt_bulk.ragged import Ints, Ragged
 
@@ -17,16 +17,16 @@ Emit: TypeAlias = Callable[[list[Block]], None]
 """Takes the blocks of new nodes, children before parents."""
 
 
-def build_slots(entries: Manifest, depth: int, layout: PyHamt, emit: Emit) -> dict[bytes, Slot]:
+def build_slots(entries: Manifest, depth: int, layout: Layout, emit: Emit) -> dict[bytes, Slot]:
     """
     The slots at `depth` that hold `entries`, by the hash bytes that lead to them.
 
     Nodes below them are emitted, the deepest first.
     """
-    levels = _levels(entries, depth, layout.max_bucket_size)
+    levels = _levels(entries, depth, layout)
     nodes = Ragged.of([])
     for level, above in zip(reversed(levels[1:]), reversed(levels[:-1]), strict=True):
-        blocks = layout.encode(int(above.is_node.sum()), _pieces(entries, level, nodes))
+        blocks = layout.encode(int(above.is_node.sum()), _pieces(entries, level, nodes, layout))
         emit(blocks)
         nodes = Ragged.of([block.cid for block in blocks])
     slots: dict[bytes, Slot] = {}
@@ -37,10 +37,10 @@ def build_slots(entries: Manifest, depth: int, layout: PyHamt, emit: Emit) -> di
     runs = zip(top.start.tolist(), top.count.tolist(), top.is_node.tolist(), strict=True)
     for start, count, is_node in runs:
         rows = range(start, start + count)
-        slots[entries.digests[start, :depth].tobytes()] = (
+        slots[entries.digests[start, : depth * layout.step].tobytes()] = (
             next(cids)
             if is_node
-            else dict(sorted((entries.keys[row].decode(), entries.pointers[row]) for row in rows))
+            else dict(sorted((entries.decoded_key(row), entries.pointers[row]) for row in rows))
         )
     return slots
 
@@ -50,7 +50,7 @@ class _Level:
     """
     The runs of entries that share a path of one depth: each a node or a bucket.
 
-    depth    length of the path
+    depth    levels of the path
     start    int64: each run's first entry
     count    int64: and how many it has
     parent   int64: the number of the node it is in, among those of the level above
@@ -64,13 +64,14 @@ class _Level:
     is_node: NDArray[np.bool_]
 
 
-def _levels(entries: Manifest, depth: int, bucket_size: int) -> list[_Level]:
+def _levels(entries: Manifest, depth: int, layout: Layout) -> list[_Level]:
     """The shape of the tree from `depth` down."""
     count, width = entries.digests.shape
+    bucket_size, width = layout.max_bucket_size, width // layout.step
     shared = np.full(count, -1, np.int64)
     if count > 1:
         differ = entries.digests[1:] != entries.digests[:-1]
-        shared[1:] = np.where(differ.any(axis=1), differ.argmax(axis=1), width)
+        shared[1:] = np.where(differ.any(axis=1), differ.argmax(axis=1) // layout.step, width)
     active = np.arange(count)
     parent_of_entry = np.zeros(count, np.int64)
     levels: list[_Level] = []
@@ -83,8 +84,8 @@ def _levels(entries: Manifest, depth: int, bucket_size: int) -> list[_Level]:
             run = int(np.flatnonzero(is_node)[0])
             rows = range(int(first[run]), int(first[run]) + min(int(counts[run]), 5))
             raise DepthExceeded(
-                f"more than {bucket_size} keys share all {width} bytes of their hash: "
-                f"{[entries.keys[row].decode() for row in rows]}"
+                f"more than {bucket_size} keys share all {width * layout.step} bytes of their hash: "
+                f"{[entries.decoded_key(row) for row in rows]}"
             )
         levels.append(_Level(depth, first, counts, parent_of_entry[start], is_node))
         number = np.cumsum(is_node) - 1
@@ -95,7 +96,7 @@ def _levels(entries: Manifest, depth: int, bucket_size: int) -> list[_Level]:
     return levels
 
 
-def _pieces(entries: Manifest, level: _Level, nodes: Ragged) -> Pieces:
+def _pieces(entries: Manifest, level: _Level, nodes: Ragged, layout: Layout) -> Pieces:
     """The slots of the nodes above `level`, whose own nodes have these CIDs."""
     rows_of_run = np.where(level.is_node, 1, level.count)
     first_row = np.cumsum(rows_of_run) - rows_of_run
@@ -103,7 +104,7 @@ def _pieces(entries: Manifest, level: _Level, nodes: Ragged) -> Pieces:
     rows[np.repeat(level.is_node, rows_of_run)] = len(entries) + np.arange(len(nodes))
     return Pieces(
         node=level.parent,
-        slot=entries.digests[level.start, level.depth - 1].astype(np.int64),
+        slot=layout.numbers(entries.digests[level.start], level.depth - 1),
         entries=np.where(level.is_node, 0, level.count),
         rows=rows,
         keys=entries.keys,

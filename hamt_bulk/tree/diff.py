@@ -5,7 +5,8 @@ from typing import NamedTuple, TypeAlias
 
 from hamt_bulk.block import Data, text
 from hamt_bulk.errors import DepthExceeded, MalformedNode
-from hamt_bulk.layout import EMPTY_NODES, WIDTH, Bucket, PyHamt, Slot
+from hamt_bulk.keys import any_key
+from hamt_bulk.layout import Bucket, Layout, Slot
 from hamt_bulk.manifest import HashFn, blake3_hashfn
 from hamt_bulk.tree.guards import links_of, refuse_misplaced, refuse_other_root, sample
 
@@ -25,7 +26,7 @@ class Changes(list[tuple[str, bytes | None, bytes | None]]):
 
 
 def differences(
-    a: bytes | None, b: bytes | None, layout: PyHamt, hash_fn: HashFn = blake3_hashfn, batch: int = 256
+    a: bytes | None, b: bytes | None, layout: Layout, hash_fn: HashFn = blake3_hashfn, batch: int = 256
 ) -> Comparison:
     """
     What differs between two trees, depth first. `None` is the empty tree.
@@ -54,7 +55,7 @@ def differences(
                 if isinstance(one, dict) and isinstance(other, dict):
                     found.compare(one, other)
                 else:
-                    waiting.append(_Pair(path + bytes((number,)), one, other))
+                    waiting.append(_Pair(path + layout.path(number), one, other))
         if found:
             yield found
 
@@ -90,40 +91,41 @@ class _Places:
     unless nothing but empty nodes lie below, no other can be right.
     """
 
-    def __init__(self, layout: PyHamt, hash_fn: HashFn) -> None:
+    def __init__(self, layout: Layout, hash_fn: HashFn) -> None:
         self._layout = layout
         self._hash_fn = hash_fn
         self._width = len(hash_fn(b""))
         self._of_bare: dict[bytes, bytes] = {}
 
     def slots(self, slot: Slot, path: bytes, nodes: dict[bytes, Data]) -> Sequence[Slot]:
-        """The 256 slots below `path`: those of a node, or the entries of a bucket sent down to theirs."""
+        """The slots below `path`: those of a node, or the entries of a bucket sent down to theirs."""
         if len(path) == self._width:
             raise DepthExceeded(f"the tree goes on below the whole hash {path.hex()}")
         if isinstance(slot, dict):
             return self._spread(slot, path)
-        slots = self._layout.decode(slot, nodes[slot])
-        links_of(slot, slots)
-        if not EMPTY_NODES.isdisjoint(link for link in slots if isinstance(link, bytes)):
-            slots = [{} if isinstance(link, bytes) and link in EMPTY_NODES else link for link in slots]
+        slots = self._layout.decode(slot, nodes[slot], is_root=not path)
+        links_of(slot, slots, self._layout)
+        empty = self._layout.empty_nodes
+        if not empty.isdisjoint(link for link in slots if isinstance(link, bytes)):
+            slots = [{} if isinstance(link, bytes) and link in empty else link for link in slots]
         if path:
             self._refuse_elsewhere(slot, slots, path)
         else:
-            refuse_other_root(slot, slots, self._hash_fn)
+            refuse_other_root(slot, slots, self._layout, self._hash_fn)
         return slots
 
     def _spread(self, bucket: Bucket, path: bytes) -> Sequence[Slot]:
-        slots: list[Bucket] = [{} for _ in range(WIDTH)]
+        slots: list[Bucket] = [{} for _ in range(self._layout.width)]
         for key, pointer in bucket.items():
-            digest = self._hash_fn(key.encode())
-            refuse_misplaced(key.encode(), path, digest)
-            slots[digest[len(path)]][key] = pointer
+            way = self._hash_fn(any_key(key))
+            refuse_misplaced(any_key(key), path, way)
+            slots[self._layout.number(way, len(path) // self._layout.step)][key] = pointer
         return slots
 
     def _refuse_elsewhere(self, cid: bytes, slots: Sequence[Slot], path: bytes) -> None:
         entries = sample(slots, 1)
         for number, key in entries:
-            refuse_misplaced(key, path + bytes((number,)), self._hash_fn(key))
+            refuse_misplaced(key, path + self._layout.path(number), self._hash_fn(key))
         if not entries and any(slots) and (first := self._of_bare.setdefault(cid, path)) != path:
             raise MalformedNode(
                 f"{text(cid)} lies below {first.hex()} and below {path.hex()}, where no key of the one can lie"

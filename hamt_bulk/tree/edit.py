@@ -6,23 +6,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hamt_bulk.errors import DepthExceeded
-from hamt_bulk.layout import WIDTH, Bucket, PyHamt, Slot
+from hamt_bulk.keys import any_key
+from hamt_bulk.layout import Bucket, Layout, Slot
 from hamt_bulk.manifest import HashFn, Manifest, blake3_hashfn, digests_of, override
 from hamt_bulk.ragged import Ints
 from hamt_bulk.reads import Reads, side_by_side
 from hamt_bulk.tree.build import Emit, build_slots
 from hamt_bulk.tree.guards import links_of, refuse_misplaced, refuse_no_cid, refuse_other_root, sample
 
-__all__ = ["EMPTY_ROOT", "Emit", "assemble", "root_slots", "update", "update_slots"]
+__all__ = ["Emit", "assemble", "empty_slots", "root_slots", "update", "update_slots"]
 
-MAX_DEPTH = 64
-"""No hash in use has more bytes, and each byte is a level."""
+MAX_DEPTH = 176
+"""No hash in use has more than 64 bytes, of which a level takes three bits at least."""
 
-EMPTY_ROOT: list[Slot] = [{} for _ in range(WIDTH)]
+
+def empty_slots(layout: Layout) -> list[Slot]:
+    """The slots of the root of the empty tree."""
+    return [{} for _ in range(layout.width)]
 
 
 def update(
-    root: bytes | None, edits: Manifest, layout: PyHamt, emit: Emit, hash_fn: HashFn = blake3_hashfn
+    root: bytes | None, edits: Manifest, layout: Layout, emit: Emit, hash_fn: HashFn = blake3_hashfn
 ) -> Reads[bytes]:
     """
     The root after `edits`. `None` is the empty tree, so this also builds.
@@ -34,35 +38,37 @@ def update(
     return assemble(root, slots, changed, layout, emit)
 
 
-def root_slots(root: bytes | None, layout: PyHamt, hash_fn: HashFn) -> Reads[list[Slot]]:
-    """The 256 slots of a root that is to be changed. `None` is the empty tree."""
+def root_slots(root: bytes | None, layout: Layout, hash_fn: HashFn) -> Reads[list[Slot]]:
+    """The slots of a root that is to be changed. `None` is the empty tree."""
     if root is None:
-        return EMPTY_ROOT
+        return empty_slots(layout)
     [data] = yield [root]
-    slots = layout.decode(root, data)
+    slots = layout.decode(root, data, is_root=True)
     layout.refuse_larger_buckets(root, slots)
-    refuse_other_root(root, slots, hash_fn)
+    refuse_other_root(root, slots, layout, hash_fn)
     return slots
 
 
 def assemble(
-    root: bytes | None, slots: Sequence[Slot], changed: dict[int, Slot], layout: PyHamt, emit: Emit
+    root: bytes | None, slots: Sequence[Slot], changed: dict[int, Slot], layout: Layout, emit: Emit
 ) -> bytes:
     """The CID of the root that has `slots`, of which some `changed`. It was `root` before."""
     if root is not None and all(slots[number] == slot for number, slot in changed.items()):
         return root
-    block = layout.encode_slots([changed.get(number, slot) for number, slot in enumerate(slots)])
+    block = layout.encode_slots(
+        [changed.get(number, slot) for number, slot in enumerate(slots)], is_root=True
+    )
     emit([block])
     return block.cid
 
 
 def update_slots(
-    slots: Sequence[Slot], edits: Manifest, layout: PyHamt, emit: Emit, hash_fn: HashFn = blake3_hashfn
+    slots: Sequence[Slot], edits: Manifest, layout: Layout, emit: Emit, hash_fn: HashFn = blake3_hashfn
 ) -> Reads[dict[int, Slot]]:
     """
     The slots of a root that `edits` touch, by number, as they are afterwards.
 
-    slots  the 256 slots of the root before
+    slots  the slots of the root before
     edits  tombstones delete; those of absent keys do nothing
 
     Slots share nothing, so edits may be cut by first hash byte and given to as many calls.
@@ -75,8 +81,8 @@ def update_slots(
     small: dict[bytes, Bucket] = {}
     for level in reversed(path.levels):
         yield from _ascend(level, new, small, layout, emit)
-    numbers = np.flatnonzero(np.bincount(edits.digests[:, 0]))
-    return {int(number): new.get(bytes((number,)), {}) for number in numbers}
+    numbers = np.flatnonzero(np.bincount(layout.numbers(edits.digests, 0)))
+    return {number: new.get(layout.path(number), {}) for number in numbers.tolist()}
 
 
 @dataclass(slots=True)
@@ -98,7 +104,7 @@ class _Buckets:
     paths: list[bytes] = field(default_factory=list)
 
     def add(self, bucket: Bucket, path: bytes) -> None:
-        self.keys += (key.encode() for key in bucket)
+        self.keys += (any_key(key) for key in bucket)
         self.pointers += bucket.values()
         self.paths += [path] * len(bucket)
 
@@ -127,25 +133,26 @@ class _Paths:
     depths: Ints
 
 
-def _descend(slots: Sequence[Slot], edits: Manifest, layout: PyHamt, hash_fn: HashFn) -> Reads[_Paths]:
+def _descend(slots: Sequence[Slot], edits: Manifest, layout: Layout, hash_fn: HashFn) -> Reads[_Paths]:
     """The way of all edits through the tree, a level at a time."""
     count, width = edits.digests.shape
+    step = layout.step
     found = _Paths([], {}, np.zeros(count, np.int64))
     # Each is a node to read, the path to it and the rows of the edits that go there.
     waiting: list[tuple[bytes, bytes, int, int]] = []
 
     def visit(cid: bytes, slots: Sequence[Slot], path: bytes, start: int, stop: int) -> list[int]:
-        depth = len(path)
-        if depth == width:
+        depth = len(path) // step
+        if len(path) == width:
             raise DepthExceeded(f"the tree goes on below the whole hash {path.hex()}")
         for number, key in sample(slots, 1):
             # One of each node, since what no edit goes to is not hashed.
-            refuse_misplaced(key, path + bytes((number,)), hash_fn(key))
-        column = edits.digests[start:stop, depth]
+            refuse_misplaced(key, path + layout.path(number), hash_fn(key))
+        column = layout.numbers(edits.digests[start:stop], depth)
         bounds = [0, *(np.flatnonzero(column[1:] != column[:-1]) + 1).tolist(), stop - start]
         numbers: list[int] = column[bounds[:-1]].tolist()
         for number, first, last in zip(numbers, bounds, bounds[1:], strict=False):
-            slot, below = slots[number], path + bytes((number,))
+            slot, below = slots[number], path + layout.path(number)
             if isinstance(slot, bytes):
                 refuse_no_cid(slot, cid, "a child")
                 waiting.append((slot, below, start + first, start + last))
@@ -171,14 +178,14 @@ def _descend(slots: Sequence[Slot], edits: Manifest, layout: PyHamt, hash_fn: Ha
 
 
 def _ascend(
-    level: list[_Node], new: dict[bytes, Slot], small: dict[bytes, Bucket], layout: PyHamt, emit: Emit
+    level: list[_Node], new: dict[bytes, Slot], small: dict[bytes, Bucket], layout: Layout, emit: Emit
 ) -> Reads[None]:
     """
     Adds to `new` what the nodes of one level have become, from what is below them; emits those that changed.
 
     small  what is below nodes that were found to be too small, by their CIDs; it is added to
     """
-    slots_of = [_edited(node, new) for node in level]
+    slots_of = [_edited(node, new, layout) for node in level]
     suspects = [
         number
         for number, (node, slots) in enumerate(zip(level, slots_of, strict=True))
@@ -186,7 +193,10 @@ def _ascend(
         if not any(isinstance(slots[touched], bytes) for touched in node.touched)
     ]
     collapsed = yield from side_by_side(
-        [_collapsed(slots_of[number], len(level[number].path), small, layout) for number in suspects]
+        [
+            _collapsed(slots_of[number], len(level[number].path) // layout.step, small, layout)
+            for number in suspects
+        ]
     )
     buckets = {
         number: bucket for number, bucket in zip(suspects, collapsed, strict=True) if bucket is not None
@@ -205,16 +215,16 @@ def _ascend(
         emit(blocks)
 
 
-def _edited(node: _Node, new: dict[bytes, Slot]) -> list[Slot]:
+def _edited(node: _Node, new: dict[bytes, Slot], layout: Layout) -> list[Slot]:
     """The slots of `node` with those that edits went to as they are now, taken out of `new`."""
     slots = list(node.slots)
     for number in node.touched:
-        slots[number] = new.pop(node.path + bytes((number,)), {})
+        slots[number] = new.pop(node.path + layout.path(number), {})
     return slots
 
 
 def _collapsed(
-    slots: list[Slot], depth: int, small: dict[bytes, Bucket], layout: PyHamt
+    slots: list[Slot], depth: int, small: dict[bytes, Bucket], layout: Layout
 ) -> Reads[Bucket | None]:
     """
     The bucket that a node at `depth` has to become, or `None` when it has too many entries for that.
@@ -239,7 +249,7 @@ def _collapsed(
                 [data] = yield [slot]
                 child = list(layout.decode(slot, data))
                 layout.refuse_larger_buckets(slot, child)
-                links_of(slot, child)
+                links_of(slot, child, layout)
                 bucket = yield from _collapsed(child, depth + 1, small, layout)
                 if bucket is None:
                     return None

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from hamt_bulk.block import parse, text
 from hamt_bulk.errors import InvalidInput, MalformedNode
-from hamt_bulk.layout import EMPTY_NODES, Slot
+from hamt_bulk.keys import any_key, key_text
+from hamt_bulk.layout import Layout, Slot
 from hamt_bulk.manifest import HashFn
 
 ROOT_SAMPLE = 8
@@ -56,9 +57,9 @@ def _holds(run: NDArray[np.bytes_], tail: bytes) -> bool:
     return at < len(run) and bool(run[at] == tail.rstrip(b"\0"))
 
 
-def links_of(cid: bytes, slots: Sequence[Slot]) -> list[bytes]:
+def links_of(cid: bytes, slots: Sequence[Slot], layout: Layout) -> list[bytes]:
     """The children of a node that may have entries. Raises `MalformedNode` for one that is no CID or comes twice."""
-    links = [slot for slot in slots if isinstance(slot, bytes) and slot not in EMPTY_NODES]
+    links = [slot for slot in slots if isinstance(slot, bytes) and slot not in layout.empty_nodes]
     if len(set(links)) < len(links):
         raise MalformedNode(f"{text(cid)} links one child twice: no two slots can hold the same keys")
     for link in links:
@@ -78,7 +79,7 @@ def refuse_misplaced(key: bytes, path: bytes, digest: bytes) -> None:
     """Raises `MalformedNode` when `key`, found below `path`, does not hash to it."""
     if digest[: len(path)] != path:
         raise MalformedNode(
-            f"{key.decode()!r} hashes to {digest[:4].hex()}… but lies below {path.hex()}: the "
+            f"{key_text(key)!r} hashes to {digest[:4].hex()}… but lies below {path.hex()}: the "
             "tree was damaged by its writer, or was built with another hash_fn; rebuild it from its entries"
         )
 
@@ -86,16 +87,16 @@ def refuse_misplaced(key: bytes, path: bytes, digest: bytes) -> None:
 def sample(slots: Sequence[Slot], count: int) -> list[tuple[int, bytes]]:
     """So many of a node's entries, fewer when it has fewer: the numbers of their slots, and their keys."""
     buckets = ((number, slot) for number, slot in enumerate(slots) if slot and isinstance(slot, dict))
-    return [(number, next(iter(bucket)).encode()) for number, bucket in islice(buckets, count)]
+    return [(number, any_key(next(iter(bucket)))) for number, bucket in islice(buckets, count)]
 
 
-def refuse_other_root(root: bytes, slots: Sequence[Slot], hash_fn: HashFn) -> None:
+def refuse_other_root(root: bytes, slots: Sequence[Slot], layout: Layout, hash_fn: HashFn) -> None:
     """Raises when `slots` are those of a child node, or of the root of a tree of another hash."""
     entries = [(number, hash_fn(key)) for number, key in sample(slots, ROOT_SAMPLE)]
-    if all(digest[0] == number for number, digest in entries):
+    if all(layout.number(way, 0) == number for number, way in entries):
         return
-    for depth in range(1, len(entries[0][1])):
-        if all(digest[depth] == number for number, digest in entries):
+    for depth in range(1, len(entries[0][1]) // layout.step):
+        if all(layout.number(way, depth) == number for number, way in entries):
             raise InvalidInput(
                 f"{text(root)} is not the root of a tree but a child node at depth {depth} of one: pass its root"
             )

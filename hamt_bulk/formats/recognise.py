@@ -1,0 +1,94 @@
+"""`open_root`: whose root it is, told from its block."""
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from hamt_bulk.block import DAG_CBOR, DAG_PB, RAW, AnyCID, Data, parse, text, to_bytes
+from hamt_bulk.cas import ContentAddressedStore, open_cas
+from hamt_bulk.cas.wrap import Reader
+from hamt_bulk.errors import BlockNotFound, InvalidInput
+from hamt_bulk.foreign import from_cbor
+from hamt_bulk.formats.ipldstore import IpldstoreRoot, why_no_ipldstore
+from hamt_bulk.formats.root import Root
+from hamt_bulk.formats.sealed import opened_with, transformer_of
+from hamt_bulk.formats.trees import HashMapRoot, PyHamt2Root, PyHamtRoot, Transformer
+from hamt_bulk.layout.hashmap import ROOT_HEAD
+from hamt_bulk.layout.pyhamt import HEAD
+from hamt_bulk.layout.seen import described
+from hamt_bulk.shapes import shape_of
+
+if TYPE_CHECKING:
+    from hamt_bulk.crypto import Encryption
+
+WHAT_IS_READ = "a root of py-hamt 1, 2 or 3, of an IPLD HashMap or of ipldstore"
+
+
+def open_root(
+    root: AnyCID | PathLike[str],
+    cas: ContentAddressedStore | str | PathLike[str],
+    *,
+    encryption: "Encryption | None" = None,
+    transformer_decode: Transformer | None = None,
+) -> Root:
+    """
+    A root of any kind, for reading: of py-hamt 1, 2 and 3, of an IPLD HashMap (js ipld-hashmap, IAMap) and of ipldstore.
+
+        opened = open_root(root, cas)
+        opened.kind, len(opened), opened.get("zarr.json")
+        ds = xr.open_zarr(opened.store())
+
+    encryption          what its values, and perhaps its key names, were encrypted with
+    transformer_decode  that of py-hamt 2, for a root of it
+
+    Loads the root, and of a HashMap with nothing but links in it one node a level, to see how its keys are placed. Raises
+    `InvalidInput`, which says what was seen, for what is no root.
+    """
+    cid, opened = to_bytes(root), open_cas(cas)
+    if encryption is not None and transformer_decode is not None:
+        raise InvalidInput("encryption= and transformer_decode=: values are decoded by one of them")
+    found = _recognised(cid, opened, transformer_decode or transformer_of(encryption))
+    if transformer_decode is not None and not isinstance(found, PyHamt2Root):
+        raise InvalidInput(
+            f"transformer_decode= is for roots of py-hamt 2, and {text(cid)} is a {found.kind} root: wrap its store in "
+            "hamt_bulk.zarr.TransformedStore"
+        )
+    return found if encryption is None else opened_with(found, encryption)
+
+
+def _recognised(cid: bytes, cas: ContentAddressedStore, transformer: Transformer | None) -> Root:
+    codec = parse(cid).codec
+    if codec in (RAW, DAG_PB):
+        what = "raw bytes, a value" if codec == RAW else "a UnixFS file or folder"
+        raise InvalidInput(f"{text(cid)} names {what}, and not {WHAT_IS_READ}")
+    if codec != DAG_CBOR:
+        raise InvalidInput(f"{text(cid)} has the codec {codec:#x}, and a root is dag-cbor ({DAG_CBOR:#x})")
+    reader = Reader(cas)
+    try:
+        [data] = reader.blocks([cid])
+    except BlockNotFound as error:
+        raise BlockNotFound(f"the root {text(cid)} is not in this store, {cas!r}: {error}") from error
+    if data.startswith(HEAD):
+        return PyHamtRoot(cid, cas)
+    if data.startswith(ROOT_HEAD + b"\x82"):
+        return HashMapRoot(cid, cas, shape_of(cid, data, reader))
+    if data.startswith((b"\xa2\x61B", b"\xa2\x61L")) and _is_py_hamt_2(data):
+        return PyHamt2Root(cid, cas, transformer)
+    why = why_no_ipldstore(data)
+    if why is None:
+        return IpldstoreRoot(cid, cas)
+    raise InvalidInput(f"{text(cid)} is not {WHAT_IS_READ}: {_seen(data)}; for an ipldstore, {why}")
+
+
+def _is_py_hamt_2(data: Data) -> bool:
+    try:
+        node = from_cbor(data)
+    except ValueError:
+        return False
+    return isinstance(node, dict) and all(isinstance(node.get(name), dict) for name in "BL")
+
+
+def _seen(data: Data) -> str:
+    try:
+        return described(from_cbor(data))
+    except ValueError as error:
+        return f"{len(data)} bytes that are no dag-cbor ({error})"

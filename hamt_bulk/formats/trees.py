@@ -1,0 +1,218 @@
+"""Roots of hash trees: py-hamt 3, IPLD HashMaps, py-hamt 2."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import dag_cbor
+from dag_cbor.ipld import IPLDKind
+from multiformats import CID
+
+from hamt_bulk.block import text, to_cid
+from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.errors import InvalidInput
+from hamt_bulk.formats.root import Root
+from hamt_bulk.hashers import HashFn, blake3_hashfn
+from hamt_bulk.keys import key_text, plain_key
+from hamt_bulk.layout import HashMap, HashMapNodes, Layout, PyHamt, PyHamt2
+from hamt_bulk.layout.cbor import BYTES, read_head
+from hamt_bulk.nodes import Tree
+from hamt_bulk.pointers import inline_value, is_inline, is_value
+
+Transformer = Callable[[str, bytes], bytes]
+"""py-hamt 2's `transformer_decode`: what became of a key's encoded value, back to that."""
+
+SAMPLED_VALUES = 8
+"""How many values of a root of py-hamt 2 are looked at to tell how it keeps them."""
+
+
+class TreeRoot(Root):
+    """A root whose keys lie in a hash tree."""
+
+    def __init__(
+        self, root: bytes, cas: ContentAddressedStore, layout: Layout, hash_fn: HashFn = blake3_hashfn
+    ) -> None:
+        super().__init__(root, cas)
+        self.tree = Tree(root, cas, layout, hash_fn)
+
+    def pointers(self) -> Iterator[tuple[str, bytes]]:
+        return self.tree.entries()
+
+    def pointer(self, key: str) -> bytes | None:
+        return self.tree.pointer(key)
+
+    def values(self, entries: Sequence[tuple[str, bytes]]) -> list[IPLDKind]:
+        stored = iter(self.tree.blocks([pointer for _, pointer in entries if self._is_stored(pointer)]))
+        return [next(stored) if self._is_stored(pointer) else self._held(pointer) for _, pointer in entries]
+
+    def read(
+        self, key: str, pointer: bytes, start: int = 0, stop: int | None = None, suffix: int | None = None
+    ) -> bytes:
+        if self._is_stored(pointer):
+            return self.tree.read(pointer, start, stop, suffix)
+        return cut_bytes(key, self._held(pointer), start, stop, suffix)
+
+    def sizes(self, entries: Sequence[tuple[str, bytes]]) -> list[int]:
+        stored = iter(self.tree.sizes([pointer for _, pointer in entries if self._is_stored(pointer)]))
+        return [
+            next(stored) if self._is_stored(pointer) else len(self.read(key, pointer))
+            for key, pointer in entries
+        ]
+
+    def _is_stored(self, pointer: bytes) -> bool:
+        return not self.tree.layout.keeps_values or (not is_inline(pointer) and is_value(pointer))
+
+    def _held(self, pointer: bytes) -> IPLDKind:
+        """What a pointer says without a load: a value, or a link to what is no bytes."""
+        return inline_value(pointer) if is_inline(pointer) else to_cid(pointer)
+
+
+class PyHamtRoot(TreeRoot):
+    """A root of py-hamt 3, and of this package."""
+
+    kind = "pyhamt"
+
+    def __init__(self, root: bytes, cas: ContentAddressedStore) -> None:
+        super().__init__(root, cas, PyHamt(hasher=cas.hasher))
+
+    def store(self) -> Any:
+        from hamt_bulk.zarr import ZarrHAMTStore  # zarr takes half a second to import
+
+        return ZarrHAMTStore.open(self.root, self.cas)
+
+
+class HashMapRoot(TreeRoot):
+    """
+    A root of an IPLD HashMap: of js ipld-hashmap, IAMap, py-hamt 1, or this package.
+
+    Keys are text, or bytes where they are no UTF-8. A link to raw bytes or a UnixFS file has these for a value; another
+    link is a CID; what the map itself holds is any IPLD value.
+    """
+
+    kind = "hashmap"
+
+    def __init__(self, root: bytes, cas: ContentAddressedStore, layout: HashMap) -> None:
+        super().__init__(root, cas, HashMapNodes(layout, cas.hasher), layout.placement)
+        self.layout = layout
+
+    def keys(self, prefix: str = "") -> Iterator[Any]:
+        return map(plain_key, super().keys(prefix))
+
+    def items(self, prefix: str = "") -> Iterator[tuple[Any, IPLDKind]]:
+        return ((plain_key(key), value) for key, value in super().items(prefix))
+
+    def get(self, key: str | bytes) -> IPLDKind:
+        return super().get(key_text(key))
+
+    def __contains__(self, key: str | bytes) -> bool:
+        return super().__contains__(key_text(key))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root, self.cas, self.layout)
+
+    def __repr__(self) -> str:
+        return f"<{self.layout} root {text(self.root)} in {self.cas!r}>"
+
+
+class PyHamt2Root(TreeRoot):
+    """
+    A root of py-hamt 2.
+
+    Its values are dag-cbor, so a chunk is a byte string with a head. The first releases, and dClimate's ipldstore over
+    them, kept them as they are: a few values tell.
+
+    transformer_decode  as in py-hamt 2, for values that were written with its `transformer_encode`
+    """
+
+    kind = "py-hamt-2"
+
+    def __init__(
+        self, root: bytes, cas: ContentAddressedStore, transformer_decode: Transformer | None = None
+    ) -> None:
+        super().__init__(root, cas, PyHamt2())
+        self.transformer_decode = transformer_decode
+
+    def values(self, entries: Sequence[tuple[str, bytes]]) -> list[IPLDKind]:
+        values: list[IPLDKind] = []
+        for (key, pointer), value in zip(entries, super().values(entries), strict=True):
+            values.append(self.decoded(key, value) if self._is_stored(pointer) else value)
+        return self._followed(values)
+
+    def read(
+        self, key: str, pointer: bytes, start: int = 0, stop: int | None = None, suffix: int | None = None
+    ) -> bytes:
+        [value] = self.values([(key, pointer)])
+        return cut_bytes(key, value, start, stop, suffix)
+
+    def sizes(self, entries: Sequence[tuple[str, bytes]]) -> list[int]:
+        return [len(self.read(key, pointer)) for key, pointer in entries]
+
+    def decoded(self, key: str, stored: Any) -> IPLDKind:
+        """The value that the bytes of a block stand for."""
+        data = stored if self.transformer_decode is None else self.transformer_decode(key, stored)
+        if not self._is_encoded:
+            return data
+        try:
+            return from_value(data)
+        except ValueError as error:
+            hint = "" if self.transformer_decode else ": was it written with a transformer, or encrypted?"
+            raise InvalidInput(f"the value of {key!r} is not dag-cbor ({error}){hint}") from None
+
+    @cached_property
+    def _is_encoded(self) -> bool:
+        """Whether values are dag-cbor."""
+        stored = ((key, pointer) for key, pointer in self.pointers() if self._is_stored(pointer))
+        some = list(islice(stored, SAMPLED_VALUES))
+        blocks = self.tree.blocks([pointer for _, pointer in some])
+        kinds = set()
+        for (key, _), data in zip(some, blocks, strict=True):
+            value = data if self.transformer_decode is None else self.transformer_decode(key, data)
+            kinds.add(is_encoded_value(value))
+        if len(kinds) > 1 and self.transformer_decode is None:
+            raise InvalidInput(
+                f"{text(self.root)}: of {len(some)} values some are dag-cbor and some are not: pass the transformer_decode, or "
+                "the encryption, that they were written with"
+            )
+        return kinds != {False}
+
+    def _followed(self, values: list[IPLDKind]) -> list[IPLDKind]:
+        """`values` with the bytes that those name which are links: dClimate's ipldstore set CIDs of chunks."""
+        links = [bytes(value) for value in values if isinstance(value, CID)]
+        if not links:
+            return values
+        loaded = iter(self.tree.blocks(links))
+        return [next(loaded) if isinstance(value, CID) else value for value in values]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root, self.cas, self.transformer_decode)
+
+
+def is_encoded_value(data: bytes) -> bool:
+    """Whether bytes are one dag-cbor value and nothing else."""
+    try:
+        from_value(data)
+    except ValueError:
+        return False
+    return True
+
+
+def from_value(data: bytes) -> IPLDKind:
+    """The value that dag-cbor stands for. Raises `ValueError`. Long byte strings, as chunks are, take no time."""
+    if data and data[0] & 0xE0 == BYTES:
+        _, length, at = read_head(data, 0)
+        if at + length != len(data):
+            raise ValueError(f"a byte string of {length} bytes in {len(data) - at}")
+        return data[at:]
+    try:
+        return dag_cbor.decode(data)
+    except Exception as error:  # its errors share no base with ours
+        raise ValueError(str(error)) from None
+
+
+def cut_bytes(key: str, value: IPLDKind, start: int, stop: int | None, suffix: int | None) -> bytes:
+    """A range of a value that is here. Raises `InvalidInput` for one of what is no bytes."""
+    if not isinstance(value, bytes):
+        kind = "a link" if isinstance(value, CID) else f"a {type(value).__name__}"
+        raise InvalidInput(f"the value of {key!r} is {kind}, and a Zarr store holds bytes")
+    return value[start:stop] if suffix is None else value[max(len(value) - suffix, 0) :]

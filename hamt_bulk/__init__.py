@@ -35,6 +35,7 @@ from hamt_bulk.roots import copy, delete, diff, merge
 
 if TYPE_CHECKING:
     from hamt_bulk.cas import GatewayCAS, KuboCAS
+    from hamt_bulk.conversion import convert
     from hamt_bulk.zarr import ZarrHAMTStore
 
 __version__ = "0.1.0"
@@ -62,6 +63,7 @@ __all__ = [
     "blake3_hashfn",
     "build",
     "check",
+    "convert",
     "copy",
     "delete",
     "diff",
@@ -79,6 +81,10 @@ def __getattr__(name: str) -> Any:
         from hamt_bulk.zarr import ZarrHAMTStore
 
         return ZarrHAMTStore
+    if name == "convert":
+        from hamt_bulk.conversion import convert
+
+        return convert
     if name in ("GatewayCAS", "KuboCAS"):
         return getattr(cas, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

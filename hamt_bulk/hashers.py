@@ -5,7 +5,7 @@ A py-hamt tree does not say which it was built with. An IPLD HashMap records the
 the function that goes with the code; others than those here are registered by the program, as with IAMap's
 `registerHasher`. They are not the hashers that name blocks (`block.Hasher`).
 
-Codes: https://github.com/multiformats/multicodec, table.csv. By now it calls 0x22 murmur3-x64-64, the first 8 of the 16
+Codes: https://github.com/multiformats/multicodec, table.csv, which now calls 0x22 murmur3-x64-64: the first 8 of the 16
 bytes; the name and the digest here are those of IPLD HashMap's libraries. The two place alike down to 64 bits.
 """
 

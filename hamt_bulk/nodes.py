@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,7 +25,7 @@ from hamt_bulk.keys import any_key
 from hamt_bulk.layout import Bucket, Layout, PyHamt, Slot
 from hamt_bulk.manifest import HashFn, blake3_hashfn, encode_key
 from hamt_bulk.reads import drive, drive_async
-from hamt_bulk.tree import Found, entries, lookup, root_slots
+from hamt_bulk.tree import Found, Walk, entries, entries_below, lookup, root_slots
 
 CACHE_BYTES = 64 << 20
 """Memory for decoded nodes, unless the caller says otherwise: that of some thousand."""
@@ -46,7 +46,6 @@ _Claims: TypeAlias = "dict[bytes, Future[Node | None]]"
 """Nodes under way. `None`: the load failed for a reason that need not be this node's."""
 
 _Nodes: TypeAlias = dict[bytes, Node]
-_Walk: TypeAlias = Generator[list[bytes] | Found, Sequence[Data] | None, None]
 
 _EMPTY: Bucket = {}
 _LAYOUT = PyHamt()
@@ -266,15 +265,28 @@ class Tree(Reader):
     def _way(self, key: str) -> bytes:
         return self.hash_fn(any_key(key) if self.layout.any_keys else encode_key(key))
 
+    def root_slots(self) -> Node:
+        """The slots of the root. They are shared, so nobody changes them."""
+        return self.cache.get([self.root], self._load)[0]
+
     def entries(self) -> Iterator[tuple[str, bytes]]:
         """All keys and pointers, in no promised order. Loads each node once and no value."""
-        walk, sent = entries(self.root, self.layout), None
+        return self._walked(
+            entries(self.root, self.layout), lambda cids: self.cache.get(cids, self._load, scan=True)
+        )
+
+    def entries_below(self, nodes: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
+        """As `entries`, for those below some nodes that are not the root; nothing is kept of what was loaded."""
+        return self._walked(entries_below(nodes, self.layout), self._load)
+
+    def _walked(self, walk: Walk, load: Load) -> Iterator[tuple[str, bytes]]:
+        sent: Sequence[Data] | None = None
         while (step := _next_step(walk, sent)) is not None:
             sent = None
             if isinstance(step, Found):
                 yield from step
             else:
-                sent = cast(Sequence[Data], self.cache.get(step, self._load, scan=True))
+                sent = cast(Sequence[Data], load(step))
 
     async def entries_async(self) -> AsyncIterator[tuple[str, bytes]]:
         """As `entries`."""
@@ -345,7 +357,7 @@ class Tree(Reader):
                 )
 
 
-def _next_step(walk: _Walk, sent: Sequence[Data] | None) -> "list[bytes] | Found | None":
+def _next_step(walk: Walk, sent: Sequence[Data] | None) -> "list[bytes] | Found | None":
     """What `entries` asks for or has found, or `None` at its end."""
     try:
         return walk.send(sent)

@@ -223,7 +223,11 @@ def test_values_of_several_blocks_are_put_together(tmp_path) -> None:
 
 
 def test_the_oldest_version_had_whole_keys_in_one_map() -> None:
-    keys = {"a/.zarray": ARRAY, "a/0": to_cid(identify(b"0", hasher="sha2-256")), ".zgroup": {"zarr_format": 2}}
+    keys = {
+        "a/.zarray": ARRAY,
+        "a/0": to_cid(identify(b"0", hasher="sha2-256")),
+        ".zgroup": {"zarr_format": 2},
+    }
     root = block_root(dag_cbor.encode(keys))
     root.cas.blocks[identify(b"0", hasher="sha2-256")] = b"0"
     assert everything(root) == {
@@ -255,7 +259,12 @@ def test_maps_in_another_order_are_read() -> None:
 
 @pytest.mark.parametrize(
     "number, shown",
-    [("fb7ff8000000000000", "NaN"), ("f97e00", "NaN"), ("fbfff0000000000000", "-Infinity"), ("f93e00", "1.5")],
+    [
+        ("fb7ff8000000000000", "NaN"),
+        ("f97e00", "NaN"),
+        ("fbfff0000000000000", "-Infinity"),
+        ("f93e00", "1.5"),
+    ],
 )
 def test_numbers_that_dag_cbor_has_not_are_read_where_a_fork_wrote_them(number: str, shown: str) -> None:
     """Kubo takes NaN in what it stores as dag-cbor, and zarr reads it from JSON."""
@@ -321,10 +330,14 @@ def test_bytes_that_look_like_a_cid_are_no_link() -> None:
     """libipld gives both as the same bytes."""
     data = cbor_map([("a", b"\x58\x24" + LINK)])
     assert libipld.decode_dag_cbor(data) == {"a": bytes(LINK)}
-    assert why_no_ipldstore(data) == "'a' is a byte string of 36, expected a link to a value or a map, a folder"
+    assert (
+        why_no_ipldstore(data) == "'a' is a byte string of 36, expected a link to a value or a map, a folder"
+    )
 
 
-@pytest.mark.parametrize("data", [b"\xa0", libipld.encode_dag_cbor({"a": {}}), libipld.encode_dag_cbor({"hamt": LINK})])
+@pytest.mark.parametrize(
+    "data", [b"\xa0", libipld.encode_dag_cbor({"a": {}}), libipld.encode_dag_cbor({"hamt": LINK})]
+)
 def test_small_roots_are_roots(data: bytes) -> None:
     assert is_ipldstore(data)
 
@@ -410,7 +423,9 @@ def test_metadata_of_zarr_3_is_a_value_like_any_other() -> None:
 def test_a_root_that_cannot_travel_is_refused_and_the_refusal_names_what_to_use() -> None:
     cas = InMemoryCAS()
     entries = [(f"a/{number}", LINK) for number in range(50_000)]
-    with pytest.raises(InvalidInput, match=r'50,000 keys make it 2\.\d MiB: .* 2\.0 MiB at most. Convert to "pyhamt"'):
+    with pytest.raises(
+        InvalidInput, match=r'50,000 keys make it 2\.\d MiB: .* 2\.0 MiB at most. Convert to "pyhamt"'
+    ):
         write_ipldstore(entries, cas)
     assert not cas.blocks
     assert IpldstoreRoot(write_ipldstore(entries[:40_000], cas), cas).pointer("a/39999") == LINK
@@ -421,7 +436,10 @@ def test_a_root_that_cannot_travel_is_refused_and_the_refusal_names_what_to_use(
 
 def test_a_root_that_only_disks_hold_is_read() -> None:
     """ipldstore writes them of any size."""
-    keys = {str(number): LINK for number in range(1_000_000 if os.environ.get("HAMT_BULK_FULL") == "1" else 100_000)}
+    keys = {
+        str(number): LINK
+        for number in range(1_000_000 if os.environ.get("HAMT_BULK_FULL") == "1" else 100_000)
+    }
     root = block_root(libipld.encode_dag_cbor({"a": keys}))
     assert len(root) == len(keys)
     assert root.pointer("a/99999") == LINK
@@ -480,7 +498,15 @@ def test_damaged_blocks_are_read_or_refused(data: bytes, draw: st.DataObject) ->
 
 
 def test_numbers_come_back_as_they_were() -> None:
-    content = {"int": 1, "float": 1.0, "big": (1 << 64) - 1, "small": -(1 << 64), "zero": -0.0, "tiny": 5e-324, "true": True}
+    content = {
+        "int": 1,
+        "float": 1.0,
+        "big": (1 << 64) - 1,
+        "small": -(1 << 64),
+        "zero": -0.0,
+        "tiny": 5e-324,
+        "true": True,
+    }
     found = json.loads(root_of({".zattrs": json.dumps(content).encode()}).get(".zattrs"))
     assert repr(found) == repr({key: content[key] for key in found}) and found == content
     assert math.copysign(1, found["zero"]) == -1

@@ -21,7 +21,7 @@ from stored import by_to_zarr
 from test_ipldstore import frozen, root_of
 from test_zarr_read import PROTOTYPE, collect, dataset, keys, memory_store, requests, sizes
 from test_zarr_store import PREPARED_BY_WRITING, WRITES
-from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 from zarr.testing.store import StoreTests
@@ -165,7 +165,9 @@ def test_listings_are_those_of_zarrs_stores(keys, prefix) -> None:
     ours, theirs = RootStore(DictRoot(items)), memory_store(items)
     for _ in range(2):
         for listing in ("list_prefix", "list_dir"):
-            found, expected = (asyncio.run(collect(getattr(store, listing)(prefix))) for store in (ours, theirs))
+            found, expected = (
+                asyncio.run(collect(getattr(store, listing)(prefix))) for store in (ours, theirs)
+            )
             assert sorted(found) == sorted(expected)
     assert sorted(asyncio.run(collect(ours.list()))) == sorted(keys)
     assert asyncio.run(ours.is_empty(prefix)) == asyncio.run(theirs.is_empty(prefix))
@@ -264,7 +266,7 @@ def test_writing_is_refused_and_the_refusal_names_what_to_use() -> None:
         lambda: store.clear(),
         lambda: store._set_many([("a", value)]),
     ):
-        with pytest.raises(errors.ReadOnly, match="does not support writing.*convert.*to_hamt"):
+        with pytest.raises(errors.ReadOnly, match=r"does not support writing.*convert.*to_hamt"):
             asyncio.run(attempt())
     with pytest.raises(errors.ReadOnly, match=r"convert.*to_hamt"):
         store.with_read_only(False)
@@ -342,7 +344,9 @@ def test_equal_are_stores_of_one_root_and_place(tmp_path) -> None:
         MemoryStore(),
     ):
         assert store != other and tokenize(store) != tokenize(other)
-    assert RootStore(DictRoot({}, cas)) != RootStore(DictRoot({"a": b""}, cas))  # other arguments of the same class
+    assert RootStore(DictRoot({}, cas)) != RootStore(
+        DictRoot({"a": b""}, cas)
+    )  # other arguments of the same class
 
 
 def test_an_opened_store_stays_open_elsewhere() -> None:
@@ -382,7 +386,9 @@ def test_xarray_opens_a_hierarchy_and_so_do_workers(zarr_format, consolidated, t
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_groups_below_groups_are_found_by_listing(zarr_format) -> None:
     memory = MemoryStore()
-    zarr.create_array(memory, name="a/b/v", shape=(4,), chunks=(2,), dtype="i4", zarr_format=zarr_format)[:] = [1, 2, 3, 4]
+    zarr.create_array(memory, name="a/b/v", shape=(4,), chunks=(2,), dtype="i4", zarr_format=zarr_format)[
+        :
+    ] = [1, 2, 3, 4]
     items = {key: value.to_bytes() for key, value in memory._store_dict.items()}
     group = zarr.open_group(root_of(items).store(), mode="r")
     expected = zarr.open_group(memory, mode="r")

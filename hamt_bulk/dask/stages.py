@@ -50,14 +50,25 @@ def _checked(call: Callable[..., Any], expected: dict[str, str], *arguments: Any
 
 
 class ValuesStage(Stage):
-    """A stage whose results are manifests of values that tasks saved."""
+    """
+    A stage whose results are manifests of values that tasks saved.
+
+    are_saved  `False` where they may be those that others saved before
+    """
 
     def __init__(
-        self, name: str, total: int, windows: Iterator[Window], cas: ContentAddressedStore, done: int = 0
+        self,
+        name: str,
+        total: int,
+        windows: Iterator[Window],
+        cas: ContentAddressedStore,
+        done: int = 0,
+        *,
+        are_saved: bool = True,
     ) -> None:
         super().__init__(name, total, windows, done)
         self._cas = cas
-        self._arrived = False
+        self._arrived = not are_saved
 
     def finished(self, key: Key, result: Manifest) -> None:
         """Raises `NotPortable` when the first value that comes is not in the store that the driver has."""

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from importlib import import_module
 from typing import Any
 from weakref import WeakSet
 
@@ -87,6 +86,10 @@ class IpldstoreRoot(Root):
         self._reader = Reader(cas)
         self._kept = _Kept()
 
+    def load(self) -> None:
+        """Reads the root, which every other call would do. Raises when it is not there, or is no ipldstore's."""
+        self._hierarchy()
+
     def pointers(self) -> Iterator[tuple[str, bytes]]:
         entries, chunks = self._hierarchy().entries, self._chunks()
         hidden = set[str]()
@@ -160,8 +163,9 @@ class IpldstoreRoot(Root):
             return None
         with kept.lock:
             if kept.chunks is None:
-                # Opens roots of all kinds, this one among them.
-                kept.chunks = import_module("hamt_bulk.formats").open_root(hamt, self.cas)
+                from hamt_bulk.formats import open_root  # of all kinds, this one among them
+
+                kept.chunks = open_root(hamt, self.cas)
             return kept.chunks
 
     def _checked(self, key: str, pointer: bytes) -> bytes:

@@ -94,6 +94,11 @@ def encode_root(entries: Iterable[tuple[str, bytes]]) -> bytes:
         raise InvalidInput(f"the keys have too many slashes: {error}") from None
 
 
+def pointer_of_document(key: str, data: bytes) -> bytes:
+    """The inline pointer of a document, from its JSON. Raises `InvalidInput` for what dag-cbor has no form for."""
+    return INLINE + encode(_document(key, data))
+
+
 def document(pointer: bytes) -> bytes:
     """The JSON of a document that lies in the root, as `json.dumps` gives it."""
     return json.dumps(decode(pointer[len(INLINE) :])).encode()
@@ -105,19 +110,20 @@ def _parts(prefix: str, folder: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     while waiting:
         prefix, folder = waiting.pop()
         for name, part in folder.items():
-            if isinstance(part, dict) and not _is_document(name):
+            if isinstance(part, dict) and not is_document(name):
                 waiting.append((f"{prefix}{name}/", part))
             else:
                 yield prefix + name, part
 
 
-def _is_document(key: str) -> bool:
+def is_document(key: str) -> bool:
+    """Whether the value of `key` lies in the root itself."""
     return key.rpartition("/")[2] in DOCUMENTS
 
 
 def _pointer(key: str, part: Any) -> bytes:
     """What the root holds under `key`."""
-    if _is_document(key):
+    if is_document(key):
         if not isinstance(part, dict) or (other := _other_than_json(part)) is not None:
             found = f"{_name(other)} within it" if isinstance(part, dict) else _name(part)
             raise ValueError(f"{key!r:.80} is {found}, expected the JSON of a document")

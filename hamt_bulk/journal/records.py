@@ -22,6 +22,7 @@ from hamt_bulk.block import Data, parse
 from hamt_bulk.errors import InvalidInput
 from hamt_bulk.foreign import from_cbor
 from hamt_bulk.manifest import HashFn, Manifest, digests_of
+from hamt_bulk.pointers import is_inline
 from hamt_bulk.ragged import Ragged, offsets_of
 
 MAGIC = b"hamt_bulk journal 1\n"
@@ -88,8 +89,9 @@ class Batch:
         return Manifest.from_columns(digests_of(keys, hash_fn), keys, pointers)
 
     def cids(self) -> Iterator[bytes]:
-        """The values that it names."""
-        return (pointer for pointer in _column(self.pointers, self.pointer_lengths) if pointer)
+        """The stored values that it names."""
+        pointers = _column(self.pointers, self.pointer_lengths)
+        return (pointer for pointer in pointers if pointer and not is_inline(pointer))
 
 
 Record: TypeAlias = Build | Opening | Batch

@@ -55,14 +55,22 @@ class Resuming:
     The journal of one call, from the moment when it is known which build it is; or none.
 
     resume  `True`: there has to be a journal; `False`: what it has does not count; `None`: whatever there is
+    units   what is noted when it is finished
     """
 
-    def __init__(self, option: JournalOption, resume: bool | None, cas: ContentAddressedStore) -> None:
+    def __init__(
+        self,
+        option: JournalOption,
+        resume: bool | None,
+        cas: ContentAddressedStore,
+        units: str = "Dask blocks",
+    ) -> None:
         if resume is not None and not isinstance(resume, bool):
             raise InvalidInput(f"resume={resume!r}, expected True, False or None")
         if resume is not None and (option is None or option is False):
             raise InvalidInput(f"resume={resume} without a journal: pass journal=True, or the path of one")
         self._cas = cas
+        self._units = units
         self._resume = resume
         self._journal: Journal | None = None
         self._total = self._done = 0
@@ -122,7 +130,9 @@ class Resuming:
         self._taken = len(self._journal.batches)
         self._journal.batches = ()
         if self._journal.earlier:
-            log.info("resumed: %s of %s Dask blocks were finished before", f"{self._done:,}", f"{total:,}")
+            log.info(
+                "resumed: %s of %s %s were finished before", f"{self._done:,}", f"{total:,}", self._units
+            )
         return finished
 
     def add(self, blocks: Sequence[int], manifest: Manifest) -> None:
@@ -149,7 +159,7 @@ class Resuming:
         if self._journal is not None:
             if error is not None:
                 error.add_note(
-                    f"{self._noted():,} of {self._total:,} Dask blocks are finished, and noted in "
+                    f"{self._noted():,} of {self._total:,} {self._units} are finished, and noted in "
                     f"{self._journal.path}: the same call goes on from there"
                 )
             self._journal.close()

@@ -11,16 +11,18 @@ one exception in `edit._collapsed`.
 
 from hamt_bulk.tree.diff import Changes, differences
 from hamt_bulk.tree.edit import Emit, assemble, empty_slots, root_slots, update, update_slots
-from hamt_bulk.tree.walk import Found, entries, lookup
+from hamt_bulk.tree.walk import Found, Walk, entries, entries_below, lookup
 
 __all__ = [
     "Changes",
     "Emit",
     "Found",
+    "Walk",
     "assemble",
     "differences",
     "empty_slots",
     "entries",
+    "entries_below",
     "lookup",
     "root_slots",
     "update",

@@ -59,7 +59,11 @@ def _holds(run: NDArray[np.bytes_], tail: bytes) -> bool:
 
 def links_of(cid: bytes, slots: Sequence[Slot], layout: Layout) -> list[bytes]:
     """The children of a node that may have entries. Raises `MalformedNode` for one that is no CID or comes twice."""
-    links = [slot for slot in slots if isinstance(slot, bytes) and slot not in layout.empty_nodes]
+    links = [slot for slot in slots if type(slot) is bytes]
+    if not links:
+        return links
+    empty = layout.empty_nodes
+    links = [link for link in links if link not in empty]
     if len(set(links)) < len(links):
         raise MalformedNode(f"{text(cid)} links one child twice: no two slots can hold the same keys")
     for link in links:

@@ -1,6 +1,7 @@
 """Reading a tree: one key, or all entries."""
 
 from collections.abc import Generator, Sequence
+from typing import TypeAlias
 
 from hamt_bulk.block import Data
 from hamt_bulk.errors import DepthExceeded
@@ -34,9 +35,10 @@ class Found(list[tuple[str, bytes]]):
     """Entries that `entries` came upon."""
 
 
-def entries(
-    root: bytes, layout: Layout, batch: int = 256
-) -> Generator["list[bytes] | Found", Sequence[Data] | None, None]:
+Walk: TypeAlias = Generator["list[bytes] | Found", Sequence[Data] | None, None]
+
+
+def entries(root: bytes, layout: Layout, batch: int = 256) -> Walk:
     """
     All entries of a tree, depth first, in order of their hashes within each batch.
 
@@ -44,7 +46,15 @@ def entries(
     which it is sent `None`. No more than `batch` nodes a level are held. Raises `MalformedNode` where nodes are
     linked from several places, by which a few of them could keep a walk going for ever.
     """
-    waiting = [root]
+    return _entries([root], root, layout, batch)
+
+
+def entries_below(nodes: Sequence[bytes], layout: Layout, batch: int = 256) -> Walk:
+    """As `entries`, for those below some nodes that are no roots."""
+    return _entries(list(nodes), None, layout, batch)
+
+
+def _entries(waiting: list[bytes], root: bytes | None, layout: Layout, batch: int) -> Walk:
     once = Once()
     while waiting:
         wanted = waiting[-batch:]
@@ -58,7 +68,7 @@ def entries(
                 once.add(cid)
                 waiting += links
             for slot in slots:
-                if slot and isinstance(slot, dict):
+                if slot and type(slot) is dict:
                     found += slot.items()
         if found:
             yield found

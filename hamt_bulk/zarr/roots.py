@@ -121,6 +121,9 @@ class RootStore(Store):
                 if inside not in seen:
                     seen.add(inside)
                     yield inside
+        self._remember(folders)
+
+    def _remember(self, folders: Folders) -> None:
         self._folders = folders
 
     async def is_empty(self, prefix: str) -> bool:

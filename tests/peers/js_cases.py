@@ -185,7 +185,7 @@ def crowded_digest(key: bytes) -> bytes:
     Of keys that are numbers four after each other share theirs, and the next four differ in the last bits alone.
     """
     if key.isdigit():
-        return (int(key) // 4).to_bytes(5, "big")
+        return b"\x42" + (int(key) // 4).to_bytes(4, "big")
     digest = hashlib.sha256(key).digest()
     return bytes(byte & 0x81 for byte in digest[:4]) + digest[4:5]
 

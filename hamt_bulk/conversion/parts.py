@@ -1,0 +1,118 @@
+"""The tasks of a conversion: the entries below some nodes of the source, and a look at those of the result."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeAlias
+
+from hamt_bulk.block import text
+from hamt_bulk.bulk import Target
+from hamt_bulk.conversion.values import Entries, Values, plain
+from hamt_bulk.dask.halt import Halt
+from hamt_bulk.errors import BlockMismatch
+from hamt_bulk.formats.root import Root
+from hamt_bulk.formats.sealed import SealedRoot
+from hamt_bulk.formats.trees import TreeRoot
+from hamt_bulk.keys import key_text
+from hamt_bulk.layout import Slot
+from hamt_bulk.manifest import Manifest
+from hamt_bulk.nodes import Tree
+
+ENTRIES_AT_ONCE = 2048
+"""How many entries are converted together: between two looks at whether anybody still waits."""
+
+PARTS = 256
+"""About how many parts a source is cut into: many enough that a worker that dies costs little."""
+
+Part: TypeAlias = "Entries | tuple[bytes, ...]"
+"""Entries of the source as they are, or nodes below which they lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """
+    A conversion; it travels to workers.
+
+    left_out  keys that do not come along
+    """
+
+    values: Values
+    target: Target
+    left_out: frozenset[str]
+
+
+def parts_of(source: Root) -> list[Part]:
+    """The parts of a source, the same for each call. Loads its root, of an ipldstore all that this takes."""
+    inner = source.inner if isinstance(source, SealedRoot) else source
+    if not isinstance(inner, TreeRoot):
+        entries = sorted(source.pointers())
+        size = max(-(-len(entries) // PARTS), 1)
+        return [entries[start : start + size] for start in range(0, len(entries), size)]
+    slots = inner.tree.root_slots()
+    own: Entries = [entry for slot in slots if isinstance(slot, dict) for entry in slot.items()]
+    links = [slot for slot in slots if isinstance(slot, bytes)]
+    together = max(-(-len(links) // PARTS), 1)
+    parts: list[Part] = [_named(source, own)] if own else []
+    parts += [tuple(links[start : start + together]) for start in range(0, len(links), together)]
+    return parts
+
+
+def _named(source: Root, entries: Entries) -> Entries:
+    """Entries of the tree with their keys in clear."""
+    if isinstance(source, SealedRoot):
+        return [(source.encryption.key_of(name), pointer) for name, pointer in entries]
+    return entries
+
+
+def convert_part(job: Job, part: Part, halt: Halt) -> Manifest:
+    """The edits that a part of the source becomes, durably saved."""
+    values = job.values
+    entries = iter(part) if isinstance(part, list) else _below(values.source, part)
+    wanted = (entry for entry in entries if entry[0] not in job.left_out)
+    edits: Entries = []
+    with values.cas.writer() as writer:
+        while batch := list(islice(wanted, ENTRIES_AT_ONCE)):
+            halt.heed()
+            edits += values.converted(batch, writer)
+        writer.flush()
+    return job.target.manifest(edits)
+
+
+def _below(source: Root, nodes: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
+    inner = source.inner if isinstance(source, SealedRoot) else source
+    assert isinstance(inner, TreeRoot)
+    entries = inner.tree.entries_below(nodes)
+    return iter(entries if inner is source else ((_named(source, [entry])[0]) for entry in entries))
+
+
+def verify_part(
+    target: Target, root: bytes, slots: Sequence[Slot], expected: Sequence[Manifest], halt: Halt
+) -> int:
+    """
+    How many keys lie in some slots of the new root. Raises `BlockMismatch` when they are not those that are `expected`.
+
+    The nodes are read from the store again.
+    """
+    tree = Tree(root, target.cas, target.layout, target.hash_fn)
+    wanted = {
+        key_text(key): pointer
+        for manifest in expected
+        for key, pointer in zip(manifest.keys, manifest.pointers, strict=True)
+    }
+    count = 0
+    found = [entry for slot in slots if isinstance(slot, dict) for entry in slot.items()]
+    below = tree.entries_below([slot for slot in slots if isinstance(slot, bytes)])
+    for entries in (iter(found), below):
+        while batch := list(islice(entries, ENTRIES_AT_ONCE)):
+            halt.heed()
+            for key, pointer in batch:
+                if (other := wanted.pop(key, None)) != pointer:
+                    was = "nothing" if other is None else repr(plain(other))
+                    raise BlockMismatch(
+                        f"{text(root)} has {plain(pointer)!r} under {key!r}, where the source has {was}"
+                    )
+            count += len(batch)
+    if wanted:
+        key = next(iter(wanted))
+        raise BlockMismatch(f"{text(root)} lacks {len(wanted)} keys that the source has, such as {key!r}")
+    return count

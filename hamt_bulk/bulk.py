@@ -25,11 +25,11 @@ from hamt_bulk.cas import ContentAddressedStore, Writer, open_cas
 from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.errors import BlockNotFound, CASError, HamtError, InvalidInput
 from hamt_bulk.keys import key_text
-from hamt_bulk.layout import BUCKET_SIZE, Layout, LayoutOption, OtherLayout, Slot, chosen
+from hamt_bulk.layout import BUCKET_SIZE, Layout, LayoutOption, OtherLayout, PyHamt, Slot, chosen
 from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, blake3_hashfn, encode_key, merge, override
 from hamt_bulk.pointers import Inline, inline_pointer
 from hamt_bulk.reads import drive
-from hamt_bulk.shapes import shape_of
+from hamt_bulk.shapes import layout_of
 from hamt_bulk.tree import assemble, root_slots, update_slots
 
 K = TypeVar("K")
@@ -84,16 +84,10 @@ class Target:
         """The same with the layout of the tree `root`, where the caller named none."""
         if root is None or self.is_chosen:
             return self
-        reader = Reader(self.cas)
+        assert isinstance(self.layout, PyHamt)
         with _naming_base(self.cas):
-            [data] = reader.blocks([root])
-        try:
-            self.layout.decode(root, data, is_root=True)
-        except OtherLayout:
-            shape = shape_of(root, data, reader)
-            layout, placing = chosen(shape, self.layout.max_bucket_size, self.hash_fn, self.layout.hasher)
-            return replace(self, layout=layout, hash_fn=placing)
-        return self
+            layout, hash_fn = layout_of(root, Reader(self.cas), self.hash_fn, self.layout)
+        return replace(self, layout=layout, hash_fn=hash_fn)
 
 
 def build(
@@ -120,7 +114,7 @@ def build(
     """
     root = None if base is None else to_bytes(base)
     target = Target.of(cas, max_bucket_size, hash_fn, pin, layout)
-    return concluded(target, root, lambda: edited(target.for_base(root), root, items))
+    return concluded(target, root, lambda: edited(target, root, items))
 
 
 def concluded(target: Target, base: bytes | None, make: Callable[[], bytes]) -> CID:
@@ -162,7 +156,7 @@ def edited(
 
     pointers  edits whose values are saved already, by key; `items` come after them
     """
-    base = Base.of(target, root)
+    target, base = opened(target, root)
     with target.cas.writer() as writer:
         edits = target.manifest(chain(pointers.items(), save_values(items, writer, target.layout)))
         reads = update_slots(base.slots, edits, target.layout, writer.save_many, target.hash_fn)
@@ -271,6 +265,17 @@ class Base:
             slot if first <= first_byte(number) <= last else {} for number, slot in enumerate(self.slots)
         ]
         return Base(self.root, slots, self.cleared.part(first, last))
+
+
+def opened(target: Target, root: bytes | None) -> tuple[Target, Base]:
+    """The base of a build, and its target with the base's layout, where the caller named none."""
+    try:
+        return target, Base.of(target, root)
+    except OtherLayout:
+        if target.is_chosen:
+            raise
+        target = target.for_base(root)
+        return target, Base.of(target, root)
 
 
 @contextmanager

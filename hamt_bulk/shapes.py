@@ -3,10 +3,29 @@
 from hamt_bulk.block import Data, text
 from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.errors import InvalidInput, MalformedNode
-from hamt_bulk.hashers import SHA2_256, HashFn, KeyHasher, hasher_of
-from hamt_bulk.layout import HashMap, HashMapNodes, Slot
-from hamt_bulk.layout.hashmap import has_text_keys, read_root
+from hamt_bulk.hashers import SHA2_256, HashFn, KeyHasher, blake3_hashfn, hasher_of
+from hamt_bulk.layout import HashMap, HashMapNodes, Layout, PyHamt, Slot, chosen
+from hamt_bulk.layout.hashmap import ROOT_HEAD, has_text_keys, read_root
 from hamt_bulk.tree.guards import links_of, sample
+
+_PYHAMT = PyHamt()
+
+
+def layout_of(
+    root: bytes | None, reader: Reader, hash_fn: HashFn = blake3_hashfn, layout: PyHamt = _PYHAMT
+) -> tuple[Layout, HashFn]:
+    """
+    The layout of a tree and what places its keys: those given, unless `root` is that of a HashMap. `None`: no tree.
+
+    Raises as `chosen` does where a HashMap contradicts what was given; a root that is something else is for others to find.
+    """
+    if root is None:
+        return layout, hash_fn
+    [data] = reader.blocks([root])
+    if not data.startswith(ROOT_HEAD):
+        return layout, hash_fn
+    return chosen(shape_of(root, data, reader), layout.max_bucket_size, hash_fn, layout.hasher)
+
 
 MAX_SAMPLE_DEPTH = 176
 """No way is longer: 64 bytes of a hash, of which a level takes three bits at least."""

@@ -11,7 +11,7 @@ from dask.delayed import Delayed
 from multiformats import CID
 
 from hamt_bulk.block import AnyCID, to_bytes
-from hamt_bulk.bulk import Base, Target, concluded, write_piece
+from hamt_bulk.bulk import Target, concluded, opened, write_piece
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.cas.configured import providers
 from hamt_bulk.dask.batches import WINDOW_BLOCKS
@@ -56,20 +56,20 @@ def build(
     A key belongs to one piece: with different values in two of them it raises `Conflict`.
     """
     runner = runner_here("build in a thread (asyncio.to_thread) with a synchronous Client")
-    opened = Target.of(cas, max_bucket_size, hash_fn, pin, layout)
+    wanted = Target.of(cas, max_bucket_size, hash_fn, pin, layout)
     pieces = _pieces(items)
     root = None if base is None else to_bytes(base)
 
     def make() -> bytes:
-        target = opened.for_base(root)
+        target, tree = opened(wanted, root)
         windows = (
             _window(target, pieces[at : at + WINDOW_BLOCKS]) for at in range(0, len(pieces), WINDOW_BLOCKS)
         )
         write = ValuesStage("write", len(pieces), windows, target.cas)
-        stages = tree_stages(target, write, [], Base.of(target, root), runner.workers)
+        stages = tree_stages(target, write, [], tree, runner.workers)
         return run(stages, runner, target.cas, progress_of(progress))
 
-    return concluded(opened, root, make)
+    return concluded(wanted, root, make)
 
 
 def _pieces(items: "Bag | Sequence[Delayed]") -> list[Delayed]:

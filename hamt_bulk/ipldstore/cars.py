@@ -1,6 +1,7 @@
 """What a root reaches, block by block: into a CAR file, out of one, and whether all of it is there."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from shutil import copyfileobj
 from tempfile import TemporaryFile
@@ -44,20 +45,21 @@ def write_car(root: bytes, cas: ContentAddressedStore, file: BinaryIO) -> int:
     return written
 
 
-def open_car(source: bytes | BinaryIO) -> tuple[BinaryIO, Header]:
+@contextmanager
+def open_car(source: bytes | BinaryIO) -> Iterator[tuple[BinaryIO, Header]]:
     """A CAR file, from its bytes or from where a stream is, and its header. Raises `InvalidInput` when it is none."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        file: BinaryIO = BytesIO(source)
+        source = BytesIO(source)
     elif not hasattr(source, "read"):
         raise InvalidInput(
             f"{type(source).__name__} is no CAR file: give its bytes, or a file that is open for reading bytes"
         )
-    elif source.seekable() and source.tell() == 0:
-        file = source
-    else:  # its parts are read by their place in the file
-        file = TemporaryFile()  # noqa: SIM115  (it goes with the object)
+    if source.seekable() and source.tell() == 0:
+        yield source, read_header(source)
+        return
+    with TemporaryFile() as file:  # its parts are read by their place in the file
         copyfileobj(source, file)
-    return file, read_header(file)
+        yield file, read_header(file)
 
 
 def take_car(file: BinaryIO, header: Header, cas: ContentAddressedStore) -> None:
@@ -100,8 +102,8 @@ def refuse_incomplete(root: bytes, cas: ContentAddressedStore, whose: str) -> No
         level = found
     if missing:
         raise BlockNotFound(
-            f"{many(len(missing), 'block')} that {text(root)} reaches are neither in {whose} nor in the store: the first "
-            f"is {text(missing[0])}. Ask for a file that has all of it"
+            f"{whose} and the store lack {many(len(missing), 'block')} that {text(root)} reaches: the first is "
+            f"{text(missing[0])}. Ask for a file that has all of it"
         )
 
 

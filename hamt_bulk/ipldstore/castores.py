@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
 from typing import Any, BinaryIO, overload
@@ -28,7 +29,7 @@ from hamt_bulk.block import (
 from hamt_bulk.cas import BlockCAS, InMemoryCAS
 from hamt_bulk.cas.loop import run_sync
 from hamt_bulk.cas.wrap import save_value
-from hamt_bulk.errors import BlockNotFound, InvalidInput, MalformedNode
+from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput, MalformedNode
 from hamt_bulk.formats.ipldstore_cbor import Link, decode
 from hamt_bulk.ipldstore.cars import open_car, take_car, write_car
 from hamt_bulk.pointers import inline_pointer
@@ -99,9 +100,9 @@ class CAStore(BlockCAS):
         Whether the file has all that they reach is not looked at. Raises `InvalidInput` or `BlockMismatch` for a
         file that is damaged.
         """
-        file, header = open_car(stream_or_bytes)
-        take_car(file, header, self)
-        return [to_cid(root) for root in header.roots]
+        with open_car(stream_or_bytes) as (file, header):
+            take_car(file, header, self)
+            return [to_cid(root) for root in header.roots]
 
 
 class MappingCAStore(CAStore, InMemoryCAS):
@@ -173,19 +174,32 @@ class _ByText(MutableMapping[bytes, bytes]):
         return text(cid) if self._base.name == "base32" else self._base.encode(cid)
 
     def __getitem__(self, cid: bytes) -> bytes:
-        try:
+        with self._translated(cid):
             return self._mapping[self._name(cid)]
-        except KeyError:
-            raise KeyError(cid) from None
 
     def __setitem__(self, cid: bytes, data: bytes) -> None:
-        self._mapping[self._name(cid)] = data
+        with self._translated(cid):
+            self._mapping[self._name(cid)] = data
 
     def __delitem__(self, cid: bytes) -> None:
-        del self._mapping[self._name(cid)]
+        with self._translated(cid):
+            del self._mapping[self._name(cid)]
 
     def __contains__(self, cid: object) -> bool:
-        return isinstance(cid, bytes) and self._name(cid) in self._mapping
+        assert isinstance(cid, bytes)
+        with self._translated(cid):
+            return self._name(cid) in self._mapping
+
+    @contextmanager
+    def _translated(self, cid: bytes) -> Iterator[None]:
+        """Within it, what the mapping raises is a `KeyError` with the CID, or a `CASError`."""
+        try:
+            yield
+        except KeyError:
+            raise KeyError(cid) from None
+        except Exception as error:
+            what = f"{type(self._mapping).__name__} failed on block {text(cid)}"
+            raise CASError(f"{what}: {type(error).__name__}: {error}") from error
 
     def __iter__(self) -> Iterator[bytes]:
         return map(to_bytes, self._mapping)

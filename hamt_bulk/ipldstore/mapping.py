@@ -136,13 +136,13 @@ class IPLDStore(MutableMapping[str, bytes]):
         `BlockMismatch` for a damaged block, and `BlockNotFound` when the root reaches a block that is neither in the
         file nor in the store. The keys are then what they were.
         """
-        file, header = open_car(stream)
-        if len(header.roots) != 1:
-            some = "".join(f", {text(root)}" for root in header.roots[:3])
-            raise InvalidInput(
-                f"the CAR file names {len(header.roots)} roots, expected one{some and ':'}{some[1:]}"
-            )
-        take_car(file, header, self.castore)
+        with open_car(stream) as (file, header):
+            if len(header.roots) != 1:
+                named = "".join(f", {text(root)}" for root in header.roots[:3])
+                raise InvalidInput(
+                    f"the CAR file names {len(header.roots)} roots, expected one{named and ':'}{named[1:]}"
+                )
+            take_car(file, header, self.castore)
         refuse_incomplete(header.roots[0], self.castore, "the CAR file")
         self.set_root(header.roots[0])
 

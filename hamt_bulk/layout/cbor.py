@@ -6,8 +6,8 @@ Heads of CBOR items, and where an item ends.
 Source: RFC 8949, section 3; dag-cbor takes a number in its shortest form alone.
 """
 
-from hamt_bulk.block import Data
-from hamt_bulk.foreign import MAX_NESTING
+from hamt_bulk.block import Data, parse
+from hamt_bulk.foreign import MAX_NESTING, from_cbor
 from hamt_bulk.ragged import Ints
 
 BYTES, TEXT, ARRAY, MAP, TAG = 0x40, 0x60, 0x80, 0xA0, 0xC0
@@ -70,3 +70,20 @@ def end_of(data: Data, at: int) -> int:
         while left and not left[-1]:
             left.pop()
     return at
+
+
+def links_of(data: Data) -> list[bytes]:
+    """The CIDs in a dag-cbor block, in order. Raises `ValueError` when it is none."""
+    from_cbor(data)  # it is strict, but gives links as bytes
+    found, at = [], 0
+    while at < len(data):
+        major, value, at = read_head(data, at)
+        if (major, value) == (TAG, 42):
+            _, length, at = read_head(data, at)
+            found.append(bytes(data[at + 1 : at + length]))
+            at += length
+        elif major in (BYTES, TEXT):
+            at += value
+    for cid in found:
+        parse(cid)
+    return found

@@ -28,6 +28,8 @@ def described(node: Any) -> str:
             )
         case [bytes(), list()]:
             return "a list of 2, expected 256: it is a child node of an IPLD HashMap, not a root"
+        case list() if len(node) == 256:
+            return "a list of 256: it is a node of py-hamt 3"
         case list():
             return f"a list of {len(node)}, expected 256"
         case bytes():

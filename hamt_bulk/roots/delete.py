@@ -38,12 +38,12 @@ def delete(
     """
     if (keys is None) == (prefix is None):
         raise InvalidInput("pass keys=, several keys, or prefix=, a folder")
-    target = Target.of(cas, max_bucket_size, hash_fn, pin)
-    tree = Tree(to_bytes(root), target.cas, target.layout, hash_fn)
-    return concluded(target, tree.root, lambda: _without(target, tree, keys, prefix))
+    target, base = Target.of(cas, max_bucket_size, hash_fn, pin), to_bytes(root)
+    return concluded(target, base, lambda: _without(target.for_base(base), base, keys, prefix))
 
 
-def _without(target: Target, tree: Tree, keys: Iterable[str] | None, prefix: str | None) -> bytes:
+def _without(target: Target, base: bytes, keys: Iterable[str] | None, prefix: str | None) -> bytes:
+    tree = Tree(base, target.cas, target.layout, target.hash_fn)
     found = _in_folder(tree, prefix) if prefix is not None else _all_there(tree, keys or ())
     without = edited(target, tree.root, dict.fromkeys(found))
     documents = {key.rpartition("/")[0] for key in found if is_metadata(key)}

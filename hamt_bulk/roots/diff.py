@@ -9,9 +9,12 @@ from multiformats import CID
 from hamt_bulk.block import AnyCID, text, to_bytes, to_cid
 from hamt_bulk.cas import ContentAddressedStore, open_cas
 from hamt_bulk.cas.wrap import Reader
-from hamt_bulk.errors import BlockNotFound, MalformedNode
-from hamt_bulk.layout import PyHamt
+from hamt_bulk.errors import BlockNotFound, InvalidInput, MalformedNode
+from hamt_bulk.layout import HashMapNodes, Layout, OtherLayout, PyHamt
 from hamt_bulk.manifest import HashFn, blake3_hashfn
+from hamt_bulk.nodes import Tree
+from hamt_bulk.pointers import is_inline
+from hamt_bulk.shapes import layout_of
 from hamt_bulk.tree import Changes, differences
 
 Difference: TypeAlias = tuple[str, bytes | None, bytes | None]
@@ -43,7 +46,24 @@ def changes(
     a: bytes | None, b: bytes | None, reader: Reader, hash_fn: HashFn = blake3_hashfn
 ) -> Iterator[Difference]:
     """As `diff`, with the pointers as they are in the trees. `None` is the empty tree."""
-    with closing(differences(a, b, PyHamt(), hash_fn)) as steps:
+    if isinstance(reader, Tree):
+        yield from _changes(a, b, reader, reader.layout, reader.hash_fn)
+        return
+    found = _changes(a, b, reader, PyHamt(), hash_fn)
+    try:
+        first = next(found, None)
+    except OtherLayout:
+        found = _changes(a, b, reader, *_layout(a, b, reader, hash_fn))
+        first = next(found, None)
+    if first is not None:
+        yield first
+        yield from found
+
+
+def _changes(
+    a: bytes | None, b: bytes | None, reader: Reader, layout: Layout, hash_fn: HashFn
+) -> Iterator[Difference]:
+    with closing(differences(a, b, layout, hash_fn)) as steps:
         nodes: list[bytes] | None = None
         while True:
             try:
@@ -55,6 +75,18 @@ def changes(
                 yield from step
             else:
                 nodes = _nodes(step, reader, (a, b))
+
+
+def _layout(a: bytes | None, b: bytes | None, reader: Reader, hash_fn: HashFn) -> tuple[Layout, HashFn]:
+    """That of both trees. Raises `InvalidInput` when they have two."""
+    found = [layout_of(root, reader, hash_fn) for root in (a, b) if root is not None]
+    kinds = {layout.shape if isinstance(layout, HashMapNodes) else None for layout, _ in found}
+    if len(kinds) > 1:
+        what = " and ".join("a tree of py-hamt" if kind is None else str(kind) for kind in kinds)
+        raise InvalidInput(
+            f"one root is {what.replace(' and ', ', the other is ')}: convert one of them with hamt_bulk.convert"
+        )
+    return found[0]
 
 
 def _nodes(cids: Sequence[bytes], reader: Reader, roots: tuple[bytes | None, bytes | None]) -> list[bytes]:
@@ -79,6 +111,10 @@ def _is_there(cid: bytes, reader: Reader) -> bool:
 
 
 def _public(key: str, pointer: bytes | None) -> CID | None:
+    if pointer is not None and is_inline(pointer):
+        raise InvalidInput(
+            f"{key!r} differs, and its value is held by the tree itself, so it has no CID: compare what hamt_bulk.open_root gives"
+        )
     try:
         return None if pointer is None else to_cid(pointer)
     except (ValueError, KeyError) as error:

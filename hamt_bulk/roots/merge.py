@@ -61,10 +61,15 @@ def merge(
     """
     if not (resolve is None or callable(resolve) or resolve in ("ours", "theirs")):
         raise InvalidInput(f"resolve={resolve!r}: expected 'ours', 'theirs' or a function of a Clash")
-    target = Target.of(cas, max_bucket_size, hash_fn, pin)
-    trees = (Tree(to_bytes(root), target.cas, target.layout, hash_fn) for root in (base, ours, theirs))
-    merge = _Merge(target, next(trees), next(trees), next(trees), resolve)
-    return concluded(target, merge.ours.root, merge.root)
+    opened = Target.of(cas, max_bucket_size, hash_fn, pin)
+    roots = [to_bytes(root) for root in (base, ours, theirs)]
+
+    def make() -> bytes:
+        target = opened.for_base(roots[1])
+        trees = (Tree(root, target.cas, target.layout, target.hash_fn) for root in roots)
+        return _Merge(target, next(trees), next(trees), next(trees), resolve).root()
+
+    return concluded(opened, roots[1], make)
 
 
 @dataclass(slots=True)
@@ -94,7 +99,7 @@ class _Merge:
     def root(self) -> bytes:
         """The root. Raises `Conflict`."""
         for side, tree in ((self.mine, self.ours), (self.other, self.theirs)):
-            found = changes(self.base.root, tree.root, self.base, self.target.hash_fn)
+            found = changes(self.base.root, tree.root, self.base)
             for key, old, new in found:
                 side[key], self.before[key] = new, old
         if not self.mine or not self.other or self.mine == self.other:

@@ -24,6 +24,7 @@ from hamt_bulk.cas import (
     Writer,
     open_cas,
 )
+from hamt_bulk.crypto import Encryption, KeyEnv, KeyFile
 from hamt_bulk.formats import Root, open_root
 from hamt_bulk.hamt import HAMT
 from hamt_bulk.hashers import KeyHasher, register_hasher
@@ -36,7 +37,7 @@ from hamt_bulk.roots import copy, delete, diff, merge
 if TYPE_CHECKING:
     from hamt_bulk.cas import GatewayCAS, KuboCAS
     from hamt_bulk.conversion import convert
-    from hamt_bulk.zarr import ZarrHAMTStore
+    from hamt_bulk.zarr import SimpleEncryptedZarrHAMTStore, TransformedStore, ZarrHAMTStore
 
 __version__ = "0.1.0"
 
@@ -45,10 +46,13 @@ __all__ = [
     "BlockCAS",
     "CarCAS",
     "ContentAddressedStore",
+    "Encryption",
     "GatewayCAS",
     "HashMap",
     "InMemoryCAS",
     "Inline",
+    "KeyEnv",
+    "KeyFile",
     "KeyHasher",
     "KuboCAS",
     "LocalCAS",
@@ -57,6 +61,8 @@ __all__ = [
     "Retries",
     "RetryingCAS",
     "Root",
+    "SimpleEncryptedZarrHAMTStore",
+    "TransformedStore",
     "Writer",
     "ZarrHAMTStore",
     "__version__",
@@ -77,10 +83,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # zarr takes half a second to import, and a tree of keys and values does without.
-    if name == "ZarrHAMTStore":
-        from hamt_bulk.zarr import ZarrHAMTStore
+    if name in ("SimpleEncryptedZarrHAMTStore", "TransformedStore", "ZarrHAMTStore"):
+        from hamt_bulk import zarr
 
-        return ZarrHAMTStore
+        return getattr(zarr, name)
     if name == "convert":
         from hamt_bulk.conversion import convert
 

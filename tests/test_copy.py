@@ -33,6 +33,7 @@ from hamt_bulk.layout import WIDTH
 from hamt_bulk.manifest import blake3_hashfn
 from hamt_bulk.progress import BuildProgress
 from hamt_bulk.roots import transfer
+from hamt_bulk.roots.copy import MAX_LEVELS
 from hamt_bulk.roots.names import Names, Recent
 from hamt_bulk.testing import Fail, FaultyCAS
 
@@ -503,11 +504,11 @@ def test_links_that_multiply_are_not_followed_for_ever() -> None:
 def test_levels_without_end_are_refused() -> None:
     cas = InMemoryCAS()
     node = put_node(cas, {7: {"k": to_bytes(build({}, cas))}})
-    for number in range(64):
+    for number in range(MAX_LEVELS - 1):
         node = put_node(cas, {number: node})
     copy(node, cas, target := InMemoryCAS())
     assert target.blocks == cas.blocks
-    with pytest.raises(MalformedNode, match="below 65 levels of nodes"):
+    with pytest.raises(MalformedNode, match=f"below {MAX_LEVELS} levels of nodes"):
         copy(put_node(cas, {0: node}), cas, InMemoryCAS())
 
 

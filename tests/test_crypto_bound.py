@@ -156,16 +156,43 @@ def test_header_and_name_do_not_run_into_one_another():
 
 
 @given(sizes, st.data())
-def test_segments_that_a_range_lies_in_are_opened_alone(size, data):
+def test_a_range_is_opened_from_the_segments_it_lies_in(size, data):
     value, stored = plain(size), bytes(PLAIN.seal("a", plain(size)))
-    start = data.draw(st.integers(0, max(size - 1, 0)))
-    stop = data.draw(st.integers(start, size))
-    span = bound.span_of(start, stop)
+    places = st.integers(0, size + 3) | st.sampled_from([0, SEGMENT - 1, SEGMENT, SEGMENT + 1, 2 * SEGMENT])
+    start, stop = data.draw(places), data.draw(places | st.none())
     shape = bound.shape_of("a", len(stored))
-    found = PLAIN.open_range("a", stored[:32], stored[span.start : span.stop], span.first, shape.segments)
-    skipped = span.first * SEGMENT
-    assert found[start - skipped : stop - skipped] == value[start:stop]
-    assert found == value[skipped : span.after * SEGMENT]
+    assert shape.size == size
+    span = bound.span_of(shape, start, stop)
+    found = PLAIN.open_range("a", stored[:32], stored[span.start : span.stop], shape, start, stop)
+    assert found == value[start:stop]
+    wanted = max(min(size, size if stop is None else stop) - min(start, size), 0)
+    assert span.stop - span.start <= (wanted // SEGMENT + 2) * bound.SEALED_BYTES
+
+
+@pytest.mark.parametrize("size", [0, 5, SEGMENT, 2 * SEGMENT + 5])
+def test_of_a_range_behind_the_end_the_end_is_verified(size):
+    """Else who cuts a value short would make its end look empty."""
+    stored = bytes(PLAIN.seal("a", plain(size)))
+    shape = bound.shape_of("a", len(stored))
+    span = bound.span_of(shape, size + 7, size + 9)
+    assert PLAIN.open_range("a", stored[:32], stored[span.start :], shape, size + 7, size + 9) == b""
+    cut = stored[: bound.HEAD_BYTES + bound.SEALED_BYTES]
+    if cut != stored:
+        shape = bound.shape_of("a", len(cut))
+        span = bound.span_of(shape, size + 7, size + 9)
+        with pytest.raises(errors.NotAuthentic):
+            PLAIN.open_range("a", cut[:32], cut[span.start : span.stop], shape, size + 7, size + 9)
+
+
+@pytest.mark.parametrize("cut", [1, 16, 17, bound.SEALED_BYTES])
+def test_segments_that_came_cut_short_are_refused(cut):
+    stored = bytes(PLAIN.seal("a", plain(3 * SEGMENT)))
+    shape = bound.shape_of("a", len(stored))
+    span = bound.span_of(shape, 0, 2 * SEGMENT)
+    sealed = stored[span.start : span.stop]
+    assert len(PLAIN.open_range("a", stored[:32], sealed, shape, 0, 2 * SEGMENT)) == 2 * SEGMENT
+    with pytest.raises(errors.NotAuthentic):
+        PLAIN.open_range("a", stored[:32], sealed[:-cut], shape, 0, 2 * SEGMENT)
 
 
 # What never changes

@@ -157,7 +157,7 @@ def test_bytes_stay_in_their_process():
 
 def test_of_bytes_whose_encryption_is_gone_nothing_is_left():
     data = pickle.dumps(Encryption(KEY))
-    with pytest.raises(NotPortable):
+    with pytest.raises(NotPortable, match="its Encryption is gone: keep it as long as"):
         pickle.loads(data)
 
 

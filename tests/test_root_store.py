@@ -28,8 +28,10 @@ from zarr.testing.store import StoreTests
 
 from hamt_bulk import InMemoryCAS, PackCAS, errors
 from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.crypto import Encryption
 from hamt_bulk.formats.ipldstore import IpldstoreRoot
 from hamt_bulk.formats.root import Root
+from hamt_bulk.formats.sealed import SealedRoot
 from hamt_bulk.zarr import StoreIsReadOnly, roots
 from hamt_bulk.zarr.roots import RootStore
 
@@ -347,6 +349,22 @@ def test_equal_are_stores_of_one_root_and_place(tmp_path) -> None:
     assert RootStore(DictRoot({}, cas)) != RootStore(
         DictRoot({"a": b""}, cas)
     )  # other arguments of the same class
+
+
+def test_an_encrypted_root_is_told_from_one_with_another_key(tmp_path) -> None:
+    """The root that it is around is a part of it."""
+    cas = PackCAS(tmp_path / "store")
+    keys = [Encryption(bytes([number]) * 32) for number in range(2)]
+    sealed = {key: bytes(keys[0].seal(key, value)) for key, value in {"a": b"1", "b/c": b"2"}.items()}
+    root = frozen(sealed, cas)
+    stores = [SealedRoot(IpldstoreRoot(root, cas), key).store() for key in keys]
+    again = pickle.loads(pickle.dumps(stores[0]))
+    assert stores[0] == again and tokenize(stores[0]) == tokenize(again)
+    assert stores[0] != stores[1] and tokenize(stores[0]) != tokenize(stores[1])
+    assert _read(stores[0]) == _read(again) == b"1"
+    assert asyncio.run(stores[0].getsize("b/c")) == 1
+    with pytest.raises(errors.HamtError):
+        _read(stores[1])
 
 
 def test_an_opened_store_stays_open_elsewhere() -> None:

@@ -22,7 +22,6 @@ The prefix is random, or, in deterministic mode, the first 19 bytes of blake3 ke
 """
 
 import os
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -72,9 +71,10 @@ def shape_of(key: str, stored_size: int) -> Shape:
 
 class Span(NamedTuple):
     """
-    Segments that a range lies in, and where they are stored.
+    Segments that a range lies in.
 
-    start, stop  the bytes of the stored value, of which `stop` may lie behind its end
+    first, after  their numbers, of which `after` is not one of them
+    start, stop   where they lie in the stored value
     """
 
     first: int
@@ -83,11 +83,19 @@ class Span(NamedTuple):
     stop: int
 
 
-def span_of(start: int, stop: int) -> Span:
-    """The segments of bytes `start` to `stop` (exclusive) of a value; one at least, so that something is verified."""
-    first = start // SEGMENT_BYTES
-    after = max(-(-stop // SEGMENT_BYTES), first + 1)
-    return Span(first, after, HEAD_BYTES + first * SEALED_BYTES, HEAD_BYTES + after * SEALED_BYTES)
+def span_of(shape: Shape, start: int, stop: int | None) -> Span:
+    """
+    The segments of bytes `start` to `stop` (exclusive; `None`: the end) of a value, as slicing takes them.
+
+    One at least, so that also of a range behind the end something is verified.
+    """
+    first = min(start // SEGMENT_BYTES, shape.segments - 1)
+    after = shape.segments if stop is None else min(-(-stop // SEGMENT_BYTES), shape.segments)
+    after = max(after, first + 1)
+    stored = HEAD_BYTES + (shape.segments - 1) * SEALED_BYTES + shape.last + TAG_BYTES
+    return Span(
+        first, after, HEAD_BYTES + first * SEALED_BYTES, min(HEAD_BYTES + after * SEALED_BYTES, stored)
+    )
 
 
 def seal(subkeys: Subkeys, header: bytes, key: str, value: Data, deterministic: bool) -> bytes:
@@ -116,8 +124,8 @@ def open_whole(subkeys: Subkeys, header: bytes, key: str, stored: Data) -> bytes
     view = memoryview(stored).cast("B")
     prefix = read_head(subkeys, key, view)
     shape = shape_of(key, len(view))
-    pieces = open_segments(subkeys, header, key, prefix, view[HEAD_BYTES:], 0, shape.segments)
-    return b"".join(pieces)
+    span = span_of(shape, 0, None)
+    return b"".join(open_segments(subkeys, header, key, prefix, view[HEAD_BYTES:], span, shape))
 
 
 def read_head(subkeys: Subkeys, key: str, stored: Data) -> bytes:
@@ -139,28 +147,24 @@ def read_head(subkeys: Subkeys, key: str, stored: Data) -> bytes:
 
 
 def open_segments(
-    subkeys: Subkeys, header: bytes, key: str, prefix: bytes, sealed: Data, first: int, count: int
-) -> Sequence[bytes]:
-    """
-    The plain bytes of stored segments, of which the first has the number `first`.
-
-    count  how many segments the whole value has, which says which one is the last
-    """
+    subkeys: Subkeys, header: bytes, key: str, prefix: bytes, sealed: Data, span: Span, shape: Shape
+) -> list[bytes]:
+    """The plain bytes of the stored segments of `span`, of a value of this shape."""
     view = memoryview(sealed)
     data = _associated(header, key)
     pieces = []
-    for at in range(0, len(view), SEALED_BYTES):
-        number = first + at // SEALED_BYTES
+    for number in range(span.first, span.after):
+        at = (number - span.first) * SEALED_BYTES
         piece = view[at : at + SEALED_BYTES]
-        cipher = _cipher(subkeys, prefix, number, number == count - 1, data)
+        cipher = _cipher(subkeys, prefix, number, number == shape.segments - 1, data)
         try:
             if len(piece) < TAG_BYTES:
                 raise ValueError("no tag")
             pieces.append(cipher.decrypt_and_verify(piece[:-TAG_BYTES], piece[-TAG_BYTES:]))
         except ValueError:
             raise NotAuthentic(
-                f"{key!r}: its segment {number} of {count} is not what was stored under this key: it was altered or "
-                "truncated, or moved here from another key"
+                f"{key!r}: its segment {number} of {shape.segments} is not what was stored under this key: it was "
+                "altered or truncated, or moved here from another key"
             ) from None
     return pieces
 

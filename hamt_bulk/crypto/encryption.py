@@ -138,16 +138,24 @@ class Encryption:
         """Whether a part of a stored value can be opened without the rest."""
         return self.format == "bound"
 
-    def open_range(self, key: str, head: Data, sealed: Data, first: int, count: int) -> bytes:
-        """
-        The plain bytes of segments of a stored value, which has the format "bound".
+    def check_head(self, key: str, head: Data) -> None:
+        """Raises `WrongKey` or `NotAuthentic` when a value whose first bytes are these cannot be opened."""
+        bound.read_head(self._keys, key, head)
 
-        head    its first bytes, `bound.HEAD_BYTES`
-        sealed  whole stored segments, the first of which has the number `first`
-        count   how many segments the value has
+    def open_range(
+        self, key: str, head: Data, sealed: Data, shape: bound.Shape, start: int, stop: int | None
+    ) -> bytes:
+        """
+        Bytes `start` to `stop` of a value that is stored in the format "bound".
+
+        head    the first bytes of what is stored, `bound.HEAD_BYTES`
+        sealed  of what is stored the part that `bound.span_of` says
         """
         prefix = bound.read_head(self._keys, key, head)
-        return b"".join(bound.open_segments(self._keys, self.header, key, prefix, sealed, first, count))
+        span = bound.span_of(shape, start, stop)
+        plain = b"".join(bound.open_segments(self._keys, self.header, key, prefix, sealed, span, shape))
+        skipped = span.first * bound.SEGMENT_BYTES
+        return plain[max(start - skipped, 0) : None if stop is None else max(stop - skipped, 0)]
 
     def name(self, key: str) -> str:
         """What stands for `key` in the tree: itself, unless names are hidden."""

@@ -131,6 +131,11 @@ _living: "WeakValueDictionary[str, Source]" = WeakValueDictionary()
 
 def _find(process: int, token: str) -> Source:
     source = _living.get(token) if process == os.getpid() else None
+    if source is None and process == os.getpid():
+        raise NotPortable(
+            "this key was given as bytes, and its Encryption is gone: keep it as long as what was pickled is used, or "
+            f"{INSTEAD}"
+        )
     if source is None:
         raise NotPortable(_elsewhere(process, f"process {os.getpid()}"))
     return source

@@ -96,8 +96,8 @@ def _check(path: str, found: Mapping[str, Document], keys: Iterable[str]) -> Non
     for name in nodes:
         if "zarr.json" in found and found["zarr.json"].get("node_type") != kinds[name]:
             raise InvalidInput(
-                f"{start + name!r} says that this is of Zarr v2 and {kinds[name]!r}, and {start + 'zarr.json'!r} beside it that "
-                f"it is {found['zarr.json'].get('node_type')!r}: delete the one that is wrong"
+                f"{start + name!r} says that this is {A[name]}, and {start + 'zarr.json'!r} beside it that it is a "
+                f"{found['zarr.json'].get('node_type')!r}: delete the one that is wrong"
             )
     for name, owners in ((".zattrs", NODES), (".zmetadata", (".zgroup",))):
         if name in found and "zarr.json" not in found and not any(owner in found for owner in owners):

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import zarr
 from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec
-from zarr.codecs import VLenBytesCodec, VLenUTF8Codec
 from zarr.core.buffer import Buffer, cpu
 from zarr.registry import get_codec_class
 from zarr.storage import MemoryStore
@@ -70,6 +69,8 @@ def codecs_of_format_3(array: Any) -> Codecs:
             continue
         if serializer is not None:
             raise ValueError(f"there {config['id']!r} takes arrays, and what is before it gives bytes")
+        if config["id"] == "quantize" and _byte_order(data_type) == ">":
+            raise ValueError("numbers with the first byte first before 'quantize' come out wrong in zarr 3.4")
         if issubclass(kind, ArrayArrayCodec):
             filters.append(_of_format_3(config, data_type))
             data_type = np.dtype(_stored_type(config) or data_type)

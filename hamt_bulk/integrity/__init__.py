@@ -7,16 +7,21 @@ and 16 bytes for each block, by which one that many keys have is counted once; v
 """
 
 import sys
+from contextlib import suppress
 
 from hamt_bulk.block import AnyCID, to_bytes
 from hamt_bulk.cas import ContentAddressedStore, open_cas
+from hamt_bulk.cas.wrap import Reader
+from hamt_bulk.errors import BlockMismatch, BlockNotFound, InvalidInput, MalformedNode
 from hamt_bulk.integrity.repair import finish, refuse_unrepairable
 from hamt_bulk.integrity.report import Kind, Problem, Report, StoredChunks
 from hamt_bulk.integrity.seen import Seen
 from hamt_bulk.integrity.tally import Tally
 from hamt_bulk.integrity.walks import Job, concluded, whole
+from hamt_bulk.layout import HashMapNodes, Layout, PyHamt
 from hamt_bulk.manifest import HashFn, blake3_hashfn
 from hamt_bulk.progress import BuildProgress, ProgressOption, progress_of
+from hamt_bulk.shapes import layout_of
 
 __all__ = ["Kind", "Problem", "Report", "StoredChunks", "check"]
 
@@ -55,7 +60,8 @@ def check(
     other = None if repair_from is None else open_cas(repair_from)
     if other is not None:
         refuse_unrepairable(opened, other)
-    job = Job(to_bytes(root), opened, other, hash_fn, values, zarr, max_problems)
+    layout, placing = _layout_of(to_bytes(root), opened, other, hash_fn)
+    job = Job(to_bytes(root), opened, other, layout, placing, values, zarr, max_problems)
     tally, complete = Tally(max_problems), False
     # Without distributed there is no Client, and it takes a second to import.
     if "distributed" in sys.modules:
@@ -70,4 +76,17 @@ def check(
         tally.samples += samples
     if len(tally.repaired):
         finish(opened, tally.samples)
+    if isinstance(layout, HashMapNodes):
+        max_bucket_size = layout.max_bucket_size
     return concluded(job, tally, max_bucket_size)
+
+
+def _layout_of(
+    root: bytes, cas: ContentAddressedStore, other: ContentAddressedStore | None, hash_fn: HashFn
+) -> tuple[Layout, HashFn]:
+    """How the tree is laid out. Where its root cannot be read that is a problem to report, and makes no difference."""
+    for place in (cas, other):
+        if place is not None:
+            with suppress(BlockNotFound, BlockMismatch, MalformedNode, InvalidInput):
+                return layout_of(root, Reader(place), hash_fn)
+    return PyHamt(), hash_fn

@@ -5,17 +5,17 @@ The nodes of a tree: whether each is there, every key where lookups go, every no
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import libipld
-
 from hamt_bulk.block import DAG_CBOR, parse
-from hamt_bulk.errors import HamtError, MalformedNode
+from hamt_bulk.errors import HamtError, InvalidInput, MalformedNode
 from hamt_bulk.integrity.accounts import Accounts
 from hamt_bulk.integrity.answers import Answer, Checks, Whole, ask, fault_of_cid, remember
 from hamt_bulk.integrity.report import kind_of
 from hamt_bulk.integrity.tally import Tally, shown
 from hamt_bulk.integrity.values import ValueWalk
-from hamt_bulk.layout import PyHamt, Slot
+from hamt_bulk.keys import any_key
+from hamt_bulk.layout import Layout, Slot
 from hamt_bulk.manifest import HashFn
+from hamt_bulk.pointers import is_inline, links_of_pointer
 
 NODES_AT_ONCE = 256
 
@@ -52,6 +52,7 @@ class TreeWalk:
     def __init__(
         self,
         tally: Tally,
+        layout: Layout,
         hash_fn: HashFn,
         values: ValueWalk | None,
         accounts: Accounts,
@@ -64,7 +65,7 @@ class TreeWalk:
         self._values = values
         self._accounts = accounts
         self._progress = progress
-        self._layout = PyHamt()
+        self._layout = layout
         self._done = self._total = 0
         self._seen: dict[bytes, bytes] = {}
 
@@ -97,7 +98,7 @@ class TreeWalk:
         children: list[Subtree] = []
         if slots is not None:
             for number, slot in enumerate(slots):
-                below = node.path + bytes((number,))
+                below = node.path + self._layout.path(number)
                 if isinstance(slot, bytes):
                     children += self._child(node, slot, below)
                 elif slot:
@@ -116,14 +117,14 @@ class TreeWalk:
             return None
         assert not isinstance(answer, Whole)
         try:
-            slots = self._layout.decode(node.cid, answer)
-        except MalformedNode as error:
+            slots = self._layout.decode(node.cid, answer, is_root=node.parent is None)
+        except (MalformedNode, InvalidInput) as error:
             node.whole = False
             self._found.add("unreadable", node.cid, shown(node.path), str(error))
             return None
         self._tally.nodes += 1
         self._tally.bytes += len(answer)
-        self._tally.depth = max(self._tally.depth, len(node.path))
+        self._tally.depth = max(self._tally.depth, len(node.path) // self._layout.step)
         if not any(slots):
             if node.parent is not None:
                 self._found.add("not canonical", node.cid, shown(node.path), "an empty child node")
@@ -140,7 +141,7 @@ class TreeWalk:
         if parse(node.cid).codec != DAG_CBOR:
             what = f"codec {parse(node.cid).codec:#x}, expected dag-cbor ({DAG_CBOR:#x})"
             self._found.add("not canonical", node.cid, shown(node.path), what)
-        if libipld.encode_dag_cbor([[slot] if isinstance(slot, bytes) else slot for slot in slots]) != answer:
+        if self._layout.encode_slots(slots, is_root=node.parent is None).data != answer:
             what = "its bytes are not dag-cbor as a build writes it: keys out of order, or numbers too long"
             self._found.add("not canonical", node.cid, shown(node.path), what)
         return slots
@@ -148,7 +149,7 @@ class TreeWalk:
     def _belongs(self, slots: list[Slot], path: bytes) -> bool:
         """Whether keys in this node say that it lies in its place."""
         keys = [key for slot in slots if isinstance(slot, dict) for key in slot]
-        return bool(keys) and all(self._hash_fn(key.encode()).startswith(path) for key in keys)
+        return bool(keys) and all(self._hash_fn(any_key(key)).startswith(path) for key in keys)
 
     def _child(self, node: Subtree, cid: bytes, path: bytes) -> Iterator[Subtree]:
         if (fault := fault_of_cid(cid)) is not None:
@@ -166,16 +167,24 @@ class TreeWalk:
         node.entries += len(bucket)
         self._tally.buckets.add(len(bucket), node.cid, path)
         for key, pointer in bucket.items():
-            digest = self._hash_fn(key.encode())
+            digest = self._hash_fn(any_key(key))
             if not digest.startswith(path):
                 what = f"its hash leads to {shown(digest[: len(path)])}, but it lies at {shown(path)}"
                 self._found.add("misplaced", node.cid, key, what)
-            else:
+            elif not (self._layout.keeps_values and is_inline(pointer)):
                 self._accounts.add(key, pointer)
-            if (fault := fault_of_cid(pointer)) is not None:
+            if self._layout.keeps_values and is_inline(pointer):
+                self._links(key, pointer)
+            elif (fault := fault_of_cid(pointer)) is not None:
                 self._found.add("unreadable", pointer, key, fault)
             elif self._values is not None:
                 self._values.add(pointer, key)
+
+    def _links(self, key: str, pointer: bytes) -> None:
+        """Looks at what an inline value links to."""
+        for link in links_of_pointer(pointer):
+            if self._values is not None:
+                self._values.add(link, key)
 
     def _finish(self, node: Subtree) -> None:
         """Counts what is below `node`, and below those above it that had been waiting for it alone."""

@@ -17,6 +17,7 @@ from hamt_bulk.integrity.report import Report, StoredChunks
 from hamt_bulk.integrity.tally import Tally
 from hamt_bulk.integrity.values import ValueWalk
 from hamt_bulk.keys import METADATA_NAMES
+from hamt_bulk.layout import Layout
 from hamt_bulk.manifest import HashFn
 from hamt_bulk.nodes import Tree
 from hamt_bulk.roots.documents import Member
@@ -43,6 +44,7 @@ class Job:
     root: bytes
     cas: ContentAddressedStore
     other: ContentAddressedStore | None
+    layout: Layout
     hash_fn: HashFn
     values: bool
     zarr: bool
@@ -51,7 +53,7 @@ class Job:
     def tree(self) -> Tree:
         """The tree, for looking up and reading single keys."""
         cas = self.cas if self.other is None else Either(self.cas, self.other)
-        return Tree(self.root, cas, hash_fn=self.hash_fn)
+        return Tree(self.root, cas, self.layout, self.hash_fn)
 
     def is_hierarchy(self) -> bool | None:
         """Whether the tree has a document of Zarr's at its top; `None` when damage keeps that from being known."""
@@ -124,7 +126,7 @@ def _loading(job: Job, tally: Tally) -> Iterator[Callable[[Sequence[bytes]], Seq
 
 def _walk(job: Job, tally: Tally, members: Members | None, show: Show = lambda done, total: None) -> TreeWalk:
     values = ValueWalk(tally.found, tally.blocks) if job.values else None
-    return TreeWalk(tally, job.hash_fn, values, Accounts(tally, members), show)
+    return TreeWalk(tally, job.layout, job.hash_fn, values, Accounts(tally, members), show)
 
 
 def _driven(steps: Checks[T], load: Callable[[Sequence[bytes]], Sequence[Answer]]) -> T:

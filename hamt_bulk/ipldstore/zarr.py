@@ -47,7 +47,7 @@ class IPLDZarrStore(RootStore):
             raise TypeError(
                 f"{type(self).__name__}.set(): `value` must be a Buffer instance. Got an instance of {type(value)} instead."
             )
-        self.mapping._record(key, await self.mapping._saved(key, value.to_bytes()))
+        await self._run(self.mapping._record, key, await self.mapping._saved(key, value.to_bytes()))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         self._check_writable()
@@ -61,13 +61,13 @@ class IPLDZarrStore(RootStore):
 
     async def delete(self, key: str) -> None:
         self._check_writable()
-        self.mapping._remove(key)
+        await self._run(self.mapping._remove, key)
 
     async def delete_dir(self, prefix: str) -> None:
         self._check_writable()
         start = folder_start(prefix)
-        for key in [*self.source.keys(start)]:
-            self.mapping._remove(key)
+        for key in await self._run(lambda: [*self.source.keys(start)]):
+            await self._run(self.mapping._remove, key)
 
     async def clear(self) -> None:
         self._check_writable()

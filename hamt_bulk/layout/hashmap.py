@@ -9,9 +9,11 @@ An IPLD HashMap: the layout of js ipld-hashmap, IAMap and py-hamt 1.
     value   = link | any IPLD value
 
 Slot i is bit `1 << (i & 7)` of byte `i >> 3` of the map; elements are in the order of their slots. py-hamt 1 wrote keys
-as text as well. js leaves empty buckets behind when keys are deleted: they are read, and not written.
+as text as well, and the root's three in the order hashAlg, bucketSize, hamt, before that as hash_alg and bucket_size. js
+leaves empty buckets behind when keys are deleted. All that is read, and not written.
 
-Source: IPLD's HashMap specification; js ipld-hashmap 3.0.4 and iamap 3.0.6, whose roots are vectors of the tests.
+Sources: IPLD's HashMap specification; js ipld-hashmap 3.0.4 and iamap 3.0.6, whose roots are vectors of the tests; the
+code of py-hamt 1.
 """
 
 from collections.abc import Sequence
@@ -36,6 +38,15 @@ from hamt_bulk.ragged import fill_rows, offsets_of, rows_by_length
 ROOT_HEAD = b"\xa3\x64hamt"
 HASH_ALG = b"\x67hashAlg"
 BUCKET_SIZE_KEY = b"\x6abucketSize"
+
+_ROOT_KEYS = {
+    b"\x64hamt": "hamt",
+    HASH_ALG: "hashAlg",
+    BUCKET_SIZE_KEY: "bucketSize",
+    b"\x68hash_alg": "hashAlg",
+    b"\x6bbucket_size": "bucketSize",
+}
+"""What the keys of roots say, in any of their spellings."""
 
 LINK36 = cbor_link_head(36)
 """What comes before the CIDs that are in use."""
@@ -209,33 +220,55 @@ class HashMapNodes(Layout):
 
 def read_root(cid: bytes, data: Data) -> tuple[tuple[int, int, int], list[Slot]]:
     """Bit width, bucket size and hash code that a root says, and its slots. Raises `MalformedNode` for what is none."""
-    if bytes(data[: len(ROOT_HEAD)]) != ROOT_HEAD:
+    if not is_hashmap(data):
         try:
             seen = described(from_cbor(data)) if len(data) <= MAX_BLOCK_BYTES else f"{len(data)} bytes"
         except ValueError as error:
             seen = f"no dag-cbor ({error})"
         raise MalformedNode(f"{text(cid)} is not the root of an IPLD HashMap: {seen}")
-    slots, at = _read_node(cid, data, len(ROOT_HEAD))
-    numbers = []
-    for key in (HASH_ALG, BUCKET_SIZE_KEY):
-        if bytes(data[at : at + len(key)]) != key:
+    at, slots, numbers = 1, list[Slot](), dict[str, int]()
+    for _ in range(3):
+        name, at = _root_key(data, at)
+        if name == "hamt" and not slots:
+            slots, at = _read_node(cid, data, at)
+            continue
+        if name is None or name in numbers or name == "hamt":
             raise MalformedNode(
-                f"{text(cid)}: the root of an IPLD HashMap has no {key[1:].decode()!r} at {at}"
+                f"{text(cid)}: the root of an IPLD HashMap has something else at {at}, expected its hamt, hashAlg and "
+                "bucketSize, each once"
             )
         try:
-            major, number, at = read_head(data, at + len(key))
+            major, numbers[name], at = read_head(data, at)
         except ValueError as error:
             raise MalformedNode(f"{text(cid)}: {error}") from None
         if major:
-            raise MalformedNode(f"{text(cid)}: {key[1:].decode()!r} is not a number")
-        numbers.append(number)
+            raise MalformedNode(f"{text(cid)}: {name!r} is not a number")
     _refuse_more(cid, data, at)
-    return (len(slots).bit_length() - 1, numbers[1], numbers[0]), slots
+    return (len(slots).bit_length() - 1, numbers["bucketSize"], numbers["hashAlg"]), slots
+
+
+def is_hashmap(data: Data) -> bool:
+    """Whether a block begins as the root of an IPLD HashMap does."""
+    name, at = _root_key(data, 1)
+    first = data[at] if len(data) > at else 0xFF
+    return data[0:1] == b"\xa3" and name is not None and (first == ARRAY | 2 if name == "hamt" else first < BYTES)
+
+
+def _root_key(data: Data, at: int) -> tuple[str | None, int]:
+    """What the key of a root at `at` says, and where it ends; `None` for another key."""
+    for key, name in _ROOT_KEYS.items():
+        if data[at : at + len(key)] == key:
+            return name, at + len(key)
+    return None, at
 
 
 def has_text_keys(data: Data) -> bool:
-    """Whether the first key of a node, or root, is written as text."""
-    at = len(ROOT_HEAD) if bytes(data[: len(ROOT_HEAD)]) == ROOT_HEAD else 0
+    """Whether the first key of a node, or root, which was decoded before, is written as text."""
+    at = 0
+    if is_hashmap(data):
+        name, at = _root_key(data, 1)
+        while name != "hamt":
+            name, at = _root_key(data, end_of(data, at))
     _, length, at = read_head(data, at + 1)
     _, count, at = read_head(data, at + length)
     for _ in range(count):

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from itertools import islice
 
 from hamt_bulk import unixfs
-from hamt_bulk.block import DAG_PB, Data, parse, text
+from hamt_bulk.block import DAG_CBOR, DAG_PB, Data, parse, text
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, HamtError, InvalidInput, MalformedNode
+from hamt_bulk.formats.kinds import is_root_of_others
 from hamt_bulk.layout import EMPTY_NODES, PyHamt, Slot
+from hamt_bulk.layout.cbor import links_of
 from hamt_bulk.manifest import HashFn
 from hamt_bulk.packs.digests import Digests
 from hamt_bulk.tree.guards import refuse_other_root
@@ -43,8 +45,11 @@ class Marking:
         Raises what is wrong with the first block that is missing, damaged or no node; `InvalidInput` for what is no root.
         """
         with _naming(root):
-            slots = self._layout.decode(root, self._blocks([root])[0])
-        refuse_other_root(root, slots, self._layout, self._hash_fn)
+            [data] = self._blocks([root])
+            is_tree = not is_root_of_others(data)
+            slots = self._layout.decode(root, data, is_root=True) if is_tree else []
+        if is_tree:
+            refuse_other_root(root, slots, self._layout, self._hash_fn)
         self.live.add_many([root])
         waiting = self._trees.add_many([root])
         with _naming(root):
@@ -54,7 +59,10 @@ class Marking:
                 links: list[bytes] = []
                 values: dict[bytes, str] = {}
                 for cid, data in zip(batch, self._blocks(batch), strict=True):
-                    _take(cid, self._layout.decode(cid, data), links, values)
+                    if is_tree:
+                        _take(cid, self._layout.decode(cid, data), links, values)
+                    else:
+                        _take_any(cid, data, links, values)
                 self.live.add_many(links)
                 waiting += self._trees.add_many(link for link in links if link not in EMPTY_NODES)
                 self._values(values)
@@ -108,6 +116,19 @@ def _take(cid: bytes, slots: Sequence[Slot], links: list[bytes], values: dict[by
             links.append(_checked(cid, slot))
         else:
             values.update((_checked(cid, pointer), key) for key, pointer in slot.items())
+
+
+def _take_any(cid: bytes, data: Data, links: list[bytes], values: dict[bytes, str]) -> None:
+    """Adds what a node of another kind of tree links to: to dag-cbor as to nodes, to all else as to values."""
+    try:
+        found = links_of(data)
+    except ValueError as error:
+        raise MalformedNode(f"{text(cid)} is not dag-cbor: {error}") from None
+    for link in found:
+        if parse(link).codec == DAG_CBOR:
+            links.append(link)
+        else:
+            values[link] = f"a link in {text(cid)}"
 
 
 def _checked(node: bytes, cid: bytes) -> bytes:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from hamt_bulk import unixfs
-from hamt_bulk.block import AnyCID, Block, Data, text, to_bytes
+from hamt_bulk.block import DAG_CBOR, AnyCID, Block, Data, parse, text, to_bytes
 from hamt_bulk.cas import CarCAS, ContentAddressedStore, open_cas
 from hamt_bulk.errors import InvalidInput, MalformedNode
+from hamt_bulk.formats.kinds import is_root_of_others
 from hamt_bulk.layout import PyHamt
+from hamt_bulk.layout.cbor import links_of
 from hamt_bulk.progress import BuildProgress, ProgressOption, progress_of
 from hamt_bulk.roots.files import HeldNodes, split_as
 from hamt_bulk.roots.names import Names, Recent, batches, is_file
@@ -19,8 +21,8 @@ from hamt_bulk.tree.guards import refuse_no_cid
 ASKED_AT_ONCE = 1024
 """Blocks that the target is asked for together."""
 
-MAX_LEVELS = 65
-"""Nodes below one another: a root, and one for each byte of a hash that is longer than any. No file is that deep.
+MAX_LEVELS = 177
+"""Nodes below one another: a root, and one for every three bits of a hash of 64 bytes. No file is that deep.
 A node is read once a level, and to be written, however often it is linked."""
 
 _Links: TypeAlias = Callable[[bytes, Data], Iterator[bytes]]
@@ -63,6 +65,8 @@ def copy(
     target    a store; or the name of a .car file, which is made new, with an index and that one root. One
               that is there is never written to: it may be named again when it has the whole tree
     progress  as in `to_hamt`
+
+    Of a root of another kind (`open_root`) all dag-cbor blocks are nodes, and all that they link to is copied.
 
     Blocks that the target has are not copied, values that it has are not read. Files are copied with all of
     their blocks; what else a value may link to is not followed. Whenever the copy is interrupted, no node
@@ -109,11 +113,12 @@ class _Copy:
         self._recent = Recent()
         self._leaves: list[bytes] = []
         self._files = Names()
+        self._is_tree: bool | None = None
         self.blocks = self.bytes = self._done = self._total = 0
 
     def tree(self, root: bytes) -> None:
         """Copies everything below `root`, and it."""
-        levels = self._walk(Names([root]), self._below_node)
+        levels = self._walk(Names([root]), self._below_root)
         files = self._files.distinct()
         if isinstance(self._target, ValueTarget):
             self._save_files(files, self._target)
@@ -147,6 +152,23 @@ class _Copy:
             # Files share nodes; in a tree nobody builds links may multiply from level to level.
             levels.append(deeper.distinct())
         return levels[:-1]
+
+    def _below_root(self, cid: bytes, data: Data) -> Iterator[bytes]:
+        """Of a root, which tells how the nodes below it are to be read: those of other trees as IPLD of any kind."""
+        if self._is_tree is None:
+            self._is_tree = not is_root_of_others(data)
+        return (self._below_node if self._is_tree else self._below_any)(cid, data)
+
+    def _below_any(self, cid: bytes, data: Data) -> Iterator[bytes]:
+        try:
+            links = links_of(data)
+        except ValueError as error:
+            raise MalformedNode(f"{text(cid)} is not dag-cbor: {error}") from None
+        for link in links:
+            if parse(link).codec == DAG_CBOR:
+                yield link
+            else:
+                self._take(link)
 
     def _below_node(self, cid: bytes, data: Data) -> Iterator[bytes]:
         for slot in PyHamt().decode(cid, data):

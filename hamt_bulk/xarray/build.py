@@ -14,6 +14,9 @@ from multiformats import CID
 from hamt_bulk.block import AnyCID, Data, to_bytes, to_cid
 from hamt_bulk.bulk import Base, Target, abandon, conclude, concluded
 from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.cas.loop import run_sync
+from hamt_bulk.crypto import Encryption, checked
+from hamt_bulk.crypto.edits import edit
 from hamt_bulk.dask.runner import ClientRunner, Stage, Stages, client_here, run, run_async, runner_here
 from hamt_bulk.dask.stages import tree_stages, whole_graph
 from hamt_bulk.dask.workers import versions
@@ -21,12 +24,27 @@ from hamt_bulk.errors import Conflict, InvalidInput
 from hamt_bulk.journal import JournalOption, Resuming
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import TOMBSTONE, Manifest, blake3_hashfn
-from hamt_bulk.nodes import Tree
 from hamt_bulk.progress import Progress, ProgressOption, progress_of
-from hamt_bulk.xarray.identity import identity, source_names
-from hamt_bulk.xarray.plan import Region, Source, XarrayObject, ZarrMode, ZarrOptions, explained, plan
+from hamt_bulk.xarray.identity import encrypted_identity, identity, source_names
+from hamt_bulk.xarray.keys import check_key, check_key_async
+from hamt_bulk.xarray.plan import (
+    Region,
+    Source,
+    XarrayObject,
+    ZarrArray,
+    ZarrMode,
+    ZarrOptions,
+    explained,
+    plan,
+)
 from hamt_bulk.xarray.write import WriteStage
 from hamt_bulk.zarr import ZarrHAMTStore
+from hamt_bulk.zarr.checked import (
+    open_checked,
+    refuse_other_chunks,
+    refuse_other_encryption,
+    refuse_other_names,
+)
 from hamt_bulk.zarr.recording import RecordingStore, named_in
 
 
@@ -50,6 +68,7 @@ def to_hamt(
     journal: JournalOption = ...,
     resume: bool | None = ...,
     progress: ProgressOption = ...,
+    encryption: Encryption | None = ...,
     max_bucket_size: int = ...,
     compute: Literal[True] = ...,
 ) -> CID: ...
@@ -73,6 +92,7 @@ def to_hamt(
     journal: JournalOption = ...,
     resume: bool | None = ...,
     progress: ProgressOption = ...,
+    encryption: Encryption | None = ...,
     max_bucket_size: int = ...,
     compute: Literal[False],
 ) -> Delayed: ...
@@ -95,6 +115,7 @@ def to_hamt(
     journal: JournalOption = None,
     resume: bool | None = None,
     progress: ProgressOption = None,
+    encryption: Encryption | None = None,
     max_bucket_size: int = BUCKET_SIZE,
     compute: bool = True,
 ) -> CID | Delayed:
@@ -122,10 +143,13 @@ def to_hamt(
     resume           `True`: there has to be a journal of this build; `False`: begin anew, whatever that of this build
                      says
     progress         a bar on a terminal or in a notebook; `False`: none; or a function of `BuildProgress`
+    encryption       how values, and key names if they are to be hidden, are encrypted; `Encryption(key)`. That of the
+                     base, if there is one
     max_bucket_size  entries of a tree's bucket; another one gives another root. That of the base, if there is one
     compute          `False`: metadata is written now, and a `Delayed` of the root returned, one graph
 
-    Raises `InvalidInput` for what xarray or zarr refuse and for Dask chunks that share Zarr chunks,
+    Raises `InvalidInput` for what xarray or zarr refuse and for Dask chunks that share Zarr chunks, `WrongKey` or
+    `NotAuthentic` for a base that is encrypted otherwise, `NotPortable` for a key that workers cannot have,
     `VersionMismatch` or `CASError` when a worker is not fit for the build, `JournalMismatch` for the journal of another
     build: all before any work. `WorkersDied` names the chunks that kill every worker, after all others were finished.
     With an asynchronous Client call `to_hamt_async`.
@@ -145,11 +169,12 @@ def to_hamt(
     )
     root = _root_of(base, options)
     runner = runner_here("call `await hamt_bulk.xarray.to_hamt_async(…)`")
+    check_key(runner, checked(encryption))
     with Resuming(journal, resume, target.cas) as resuming:
         show = progress_of(progress)
-        plan = partial(_plan, ds, target, root, options, resuming, runner.workers, show)
+        plan = partial(_plan, ds, target, root, options, encryption, resuming, runner.workers, show)
         if compute:
-            stages = _stages(target, plan, runner.workers)
+            stages = _stages(target, plan, runner.workers, encryption)
             made = concluded(target, root, lambda: run(stages, runner, target.cas, show))
             resuming.complete()
             return made
@@ -186,6 +211,7 @@ async def to_hamt_async(
     journal: JournalOption = None,
     resume: bool | None = None,
     progress: ProgressOption = None,
+    encryption: Encryption | None = None,
     max_bucket_size: int = BUCKET_SIZE,
 ) -> CID:
     """
@@ -210,10 +236,12 @@ async def to_hamt_async(
         consolidated,
     )
     root = _root_of(base, options)
+    await check_key_async(client, checked(encryption))
     workers = ClientRunner(client).workers
     with Resuming(journal, resume, target.cas) as resuming:
         show = progress_of(progress)
-        stages = _stages(target, partial(_plan, ds, target, root, options, resuming, workers, show), workers)
+        plan = partial(_plan, ds, target, root, options, encryption, resuming, workers, show)
+        stages = _stages(target, plan, workers, encryption)
         try:
             new = await run_async(stages, client, target.cas, show)
         except BaseException as error:
@@ -254,12 +282,24 @@ class _Plan:
     base: Base
 
 
-def _stages(target: Target, plan: Callable[[], _Plan], workers: int) -> Stages[bytes]:
+def _stages(
+    target: Target, plan: Callable[[], _Plan], workers: int, encryption: Encryption | None
+) -> Stages[bytes]:
     planned = plan()
     try:
         return (yield from tree_stages(target, planned.write, planned.edits, planned.base, workers))
     except Conflict as error:
-        raise explained(error, planned.sources) from error
+        raise explained(_revealed(error, encryption), planned.sources) from error
+
+
+def _revealed(conflict: Conflict, encryption: Encryption | None) -> Conflict:
+    """`conflict` with the key in the place of its hidden name."""
+    message = str(conflict)
+    _, quote, rest = message.partition("'")
+    name, end, _ = rest.partition("'")
+    if encryption is None or not encryption.hide_names or not (quote and end):
+        return conflict
+    return Conflict(message.replace(repr(name), repr(encryption.key_of(name)), 1))
 
 
 def _plan(
@@ -267,43 +307,74 @@ def _plan(
     target: Target,
     root: bytes | None,
     options: ZarrOptions,
+    encryption: Encryption | None,
     resuming: Resuming,
     workers: int,
     show: Progress,
 ) -> _Plan:
     base = Base.of(target, root)
-    store = None if root is None else ZarrHAMTStore.open(root, target.cas)
+    store = None if root is None else _opened(root, target.cas, options, encryption)
     record = RecordingStore(store)
     edits: list[tuple[str, bytes]] = []
+    digests: dict[str, bytes] = {}
     with target.cas.writer() as writer:
 
         def save(key: str, value: Data | None) -> None:
-            edits.append((key, TOMBSTONE if value is None else writer.save(value)))
+            edits.append(edit(encryption, key, value, writer.save))
+            if encryption is not None:
+                digests[key] = encryption.digest(value or b"")
 
         sources = plan(ds, record, options, save)
+        if store is not None and "" not in record.cleared:
+            refuse_other_chunks(store, (_first_chunk(source.target) for source in sources))
         documents = dict(record.metadata())
         for key, value in documents.items():
             save(key, value)
         writer.flush()
     if store is not None:
-        tree = store.hamt.draft.tree  # its nodes are there already
         if documents:
-            _warn_of_old_copy(tree, documents)
+            _warn_of_old_copy(store, documents)
         if record.cleared:
-            base = _cleared(target, base, tree, record)
+            base = _cleared(target, base, store, record)
     saved = Manifest.of(edits, target.hash_fn)
-    build = identity(target, root, documents, saved, sources)
+    if encryption is None:
+        build = identity(target, root, documents, saved, sources)
+    else:
+        build = encrypted_identity(target, root, documents, digests, sources, encryption)
     count = sum(source.array.npartitions for source in sources)
-    finished = resuming.begin(build, versions(), source_names(sources), count, saved, target.hash_fn, show)
-    write = WriteStage(target, sources, record, workers, finished.blocks, resuming.add)
+    names = source_names(sources, encryption)
+    finished = resuming.begin(build, versions(), names, count, saved, target.hash_fn, show)
+    write = WriteStage(target, sources, record, workers, finished.blocks, resuming.add, encryption)
     return _Plan(sources, write, [saved, *finished.manifests], base)
 
 
-def _warn_of_old_copy(base: Tree, written: Container[str]) -> None:
+def _first_chunk(array: ZarrArray) -> str:
+    """The key of the chunk at the origin."""
+    chunk: str = array.metadata.encode_chunk_key((0,) * len(array.shape))
+    return f"{array.path}/{chunk}".lstrip("/")
+
+
+def _opened(
+    root: bytes, cas: ContentAddressedStore, options: ZarrOptions, encryption: Encryption | None
+) -> ZarrHAMTStore:
+    """The store of the base. Raises `WrongKey` or `NotAuthentic` where it is encrypted otherwise than the build."""
+    store = open_checked(root, cas, encryption)
+    if options.mode == "w" and not options.group:
+        return store  # nothing of it stays
+    if encryption is not None or options.group:
+        refuse_other_encryption(store)
+    else:
+        refuse_other_names(
+            store
+        )  # its documents zarr reads, through a store that says when they are encrypted
+    return store
+
+
+def _warn_of_old_copy(base: ZarrHAMTStore, written: Container[str]) -> None:
     """Where the base's consolidated metadata stays and documents below it change, readers would miss that."""
     for document in ("zarr.json", ".zmetadata"):
-        pointer = None if document in written else base.pointer(document)
-        if pointer is not None and named_in(document, base.read(pointer)) is not None:
+        content = None if document in written else run_sync(base.get(document))
+        if content is not None and named_in(document, content.to_bytes()) is not None:
             warnings.warn(
                 "the base has consolidated metadata, and with consolidated=False it does not get to know of what is "
                 "written now: readers and later appends would miss it. Leave the argument out",
@@ -311,9 +382,10 @@ def _warn_of_old_copy(base: Tree, written: Container[str]) -> None:
             )
 
 
-def _cleared(target: Target, base: Base, tree: Tree, record: RecordingStore) -> Base:
+def _cleared(target: Target, base: Base, store: ZarrHAMTStore, record: RecordingStore) -> Base:
     """`base` without the folders that were replaced."""
     if "" in record.cleared:
         return Base.of(target, None)
-    deleted = ((key, TOMBSTONE) for key, _ in tree.entries() if record.is_cleared(key))
+    names = (name for name, _ in store.hamt.draft.tree.entries())  # its nodes are there already
+    deleted = ((name, TOMBSTONE) for name in names if record.is_cleared(store.key_of(name)))
     return replace(base, cleared=Manifest.of(deleted, target.hash_fn))

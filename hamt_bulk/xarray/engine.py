@@ -12,8 +12,10 @@ from xarray.backends.zarr import ZarrBackendEntrypoint
 
 from hamt_bulk.block import to_bytes
 from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.crypto import Encryption, checked
 from hamt_bulk.errors import InvalidInput
 from hamt_bulk.zarr import ZarrHAMTStore
+from hamt_bulk.zarr.checked import has, open_checked, refuse_other_names
 
 
 class HamtBackendEntrypoint(BackendEntrypoint):
@@ -22,13 +24,14 @@ class HamtBackendEntrypoint(BackendEntrypoint):
 
         xr.open_dataset(root, engine="hamt", cas=cas, chunks={})
 
-    `cas` is a store or its URL. All other arguments are those of xarray's Zarr engine.
+    `cas` is a store or its URL, `encryption` how the root was encrypted. All other arguments are those of xarray's Zarr engine.
     """
 
     description = "Open roots of content-addressed Zarr hierarchies (hamt_bulk)"
     supports_groups = True
     open_dataset_parameters = (
         "cas",
+        "encryption",
         "group",
         "consolidated",
         "zarr_format",
@@ -54,6 +57,7 @@ class HamtBackendEntrypoint(BackendEntrypoint):
         filename_or_obj: CID | str | PathLike[str],
         *,
         cas: ContentAddressedStore | str | None = None,
+        encryption: Encryption | None = None,
         drop_variables: str | Iterable[str] | None = None,
         group: str | None = None,
         consolidated: bool | None = None,
@@ -61,14 +65,10 @@ class HamtBackendEntrypoint(BackendEntrypoint):
         **decoders: Any,
     ) -> xr.Dataset:
         """The dataset of a root, or of one of its groups."""
-        store = _store(filename_or_obj, cas)
+        options: dict[str, Any] = {"group": group, "zarr_format": zarr_format}
+        store = _store(filename_or_obj, cas, encryption, options)
         return ZarrBackendEntrypoint().open_dataset(
-            store,
-            drop_variables=drop_variables,
-            group=group,
-            consolidated=consolidated,
-            zarr_format=_format_of(store, group) if zarr_format is None else zarr_format,
-            **decoders,
+            store, drop_variables=drop_variables, consolidated=consolidated, **options, **decoders
         )
 
     def open_datatree(  # type: ignore[override]
@@ -76,20 +76,26 @@ class HamtBackendEntrypoint(BackendEntrypoint):
         filename_or_obj: CID | str | PathLike[str],
         *,
         cas: ContentAddressedStore | str | None = None,
+        encryption: Encryption | None = None,
         **options: Any,
     ) -> xr.DataTree:
         """The tree of all groups of a root."""
-        return ZarrBackendEntrypoint().open_datatree(_store(filename_or_obj, cas, options), **options)
+        return ZarrBackendEntrypoint().open_datatree(
+            _store(filename_or_obj, cas, encryption, options), **options
+        )
 
     def open_groups_as_dict(  # type: ignore[override]
         self,
         filename_or_obj: CID | str | PathLike[str],
         *,
         cas: ContentAddressedStore | str | None = None,
+        encryption: Encryption | None = None,
         **options: Any,
     ) -> dict[str, xr.Dataset]:
         """The groups of a root by their paths."""
-        return ZarrBackendEntrypoint().open_groups_as_dict(_store(filename_or_obj, cas, options), **options)
+        return ZarrBackendEntrypoint().open_groups_as_dict(
+            _store(filename_or_obj, cas, encryption, options), **options
+        )
 
 
 def _format_of(store: ZarrHAMTStore, group: str | None) -> int | None:
@@ -99,20 +105,24 @@ def _format_of(store: ZarrHAMTStore, group: str | None) -> int | None:
     It would look for four documents at once, and on a network each costs a request.
     """
     folder = (group or "").strip("/")
-    return 3 if store.hamt.draft.tree.pointer(f"{folder}/zarr.json".lstrip("/")) is not None else None
+    return 3 if has(store, f"{folder}/zarr.json".lstrip("/")) else None
 
 
 def _store(
     root: CID | str | PathLike[str],
     cas: ContentAddressedStore | str | None,
-    options: dict[str, Any] | None = None,
+    encryption: Encryption | None,
+    options: dict[str, Any],
 ) -> Any:  # xarray's own type leaves Zarr stores out
     """The store of a root; the Zarr format that it has goes to `options`, unless they name one."""
     if cas is None:
         raise InvalidInput(
             'where are the blocks? Pass cas=, a store or its URL: xr.open_dataset(root, engine="hamt", cas="store")'
         )
-    store = ZarrHAMTStore.open(root, cas)
-    if options is not None and options.get("zarr_format") is None:
-        options["zarr_format"] = _format_of(store, options.get("group"))
+    store = open_checked(root, cas, checked(encryption))
+    found = _format_of(store, options.get("group"))
+    if found is None:
+        refuse_other_names(store)
+    if options.get("zarr_format") is None:
+        options["zarr_format"] = found
     return store

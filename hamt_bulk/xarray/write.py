@@ -13,6 +13,8 @@ from distributed import Variable
 from numpy.typing import NDArray
 
 from hamt_bulk.bulk import Target
+from hamt_bulk.crypto import Encryption
+from hamt_bulk.crypto.edits import edit
 from hamt_bulk.dask.batches import DaskBlock, batches_of
 from hamt_bulk.dask.graphs import BatchGraphs, Subgraph
 from hamt_bulk.dask.halt import Halt, halt_of
@@ -20,7 +22,7 @@ from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.parcel import Parcel, SealedParcel
 from hamt_bulk.dask.stage import Window
 from hamt_bulk.dask.stages import ValuesStage, fresh, task
-from hamt_bulk.manifest import TOMBSTONE, Manifest
+from hamt_bulk.manifest import Manifest
 from hamt_bulk.xarray.plan import Source, ZarrArray
 from hamt_bulk.zarr.recording import RecordingStore
 
@@ -48,13 +50,15 @@ def write_batch(
     outside: Sequence[Any],
     halt: Halt,
     spot: str | None,
+    encryption: Encryption | None,
 ) -> Manifest:
     """
     The edits of a batch: computes its Dask blocks one at a time, and saves their chunks, durably.
 
-    arrays   pickled Zarr arrays over one `RecordingStore`, which is this call's own
-    outside  the values of what the subgraph needs from outside
-    spot     the name of a `Variable` on the cluster, for the number of the Dask block that is computed
+    arrays      pickled Zarr arrays over one `RecordingStore`, which is this call's own
+    outside     the values of what the subgraph needs from outside
+    spot        the name of a `Variable` on the cluster, for the number of the Dask block that is computed
+    encryption  of what is saved. It is an argument of its own so that a graph which waits keeps its key
     """
     steps, subgraph = work.open()
     store, targets = pickle.loads(arrays)
@@ -76,7 +80,7 @@ def write_batch(
                 error.add_note(f"in {_where(targets[step.array], step.region)}")
                 raise
             for key, value in store.take_chunks():
-                edits.append((key, TOMBSTONE if value is None else writer.save(value)))
+                edits.append(edit(encryption, key, value, writer.save))
         writer.flush()
     return Manifest.of(edits, target.hash_fn)
 
@@ -88,6 +92,7 @@ class WriteStage(ValuesStage):
     store     what the targets of the sources write to
     finished  whether each Dask block is
     note      called with the numbers of the Dask blocks of each batch, and what became of them
+    encryption  of what is saved
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class WriteStage(ValuesStage):
         workers: int,
         finished: NDArray[np.bool_],
         note: Callable[[Sequence[int], Manifest], None],
+        encryption: Encryption | None = None,
     ) -> None:
         super().__init__("write", len(finished), self._windows(workers), target.cas, int(finished.sum()))
         self._target = target
@@ -105,6 +111,7 @@ class WriteStage(ValuesStage):
         self._store = store
         self._finished = finished
         self._note = note
+        self._encryption = encryption
         self._name = fresh("hamt-write")
         self._halt = halt_of(self._name)
         self._batches: dict[Key, list[DaskBlock]] = {}
@@ -167,7 +174,7 @@ class WriteStage(ValuesStage):
             self._batches[key] = batch
             outside = List(*map(TaskRef, subgraph.outside))
             work = Parcel((steps, subgraph))
-            arguments = self._pickled(used), work, outside, self._halt, spot
+            arguments = self._pickled(used), work, outside, self._halt, spot, self._encryption
             graph[key] = task(key, write_batch, self._target, *arguments)
             results[key] = len(batch)
         return Window(graph, results)

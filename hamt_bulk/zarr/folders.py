@@ -1,9 +1,10 @@
 """What lies in which folder of a hierarchy."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 
 from hamt_bulk.draft import Draft
+from hamt_bulk.errors import HamtError
 from hamt_bulk.keys import CHUNK, METADATA_NAMES, folder_start
 from hamt_bulk.manifest import TOMBSTONE
 
@@ -59,17 +60,25 @@ class Listing:
     A tree places keys by their hash, so the first listing walks all of it, and remembers what lies in which
     folder, chunks left out; edits are added to that. So zarr's descent through a hierarchy costs one walk, not
     one a group, and that of a hierarchy which was begun here costs none.
+
+    key_of  the key that a name in the tree stands for
     """
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, key_of: Callable[[str], str]) -> None:
         self._draft = draft
+        self._key_of = key_of
         self._folders: Folders | None = Folders()  # before it listens: another thread may edit at once
         if not draft.listen(self._note):
             self._folders = None
 
     def _note(self, edits: Mapping[str, bytes]) -> None:
-        for key, pointer in edits.items():
+        for name, pointer in edits.items():
             if self._folders is None:
+                return
+            try:
+                key = self._key_of(name)
+            except HamtError:
+                self._folders = None  # whoever lists will be told
                 return
             if pointer != TOMBSTONE:
                 self._folders.add(key)
@@ -85,7 +94,8 @@ class Listing:
             return
         before = self._draft.version
         folders, seen = Folders(), set[str]()
-        async for key, _ in self._draft.entries():
+        async for found, _ in self._draft.entries():
+            key = self._key_of(found)
             folders.add(key)
             if key.startswith(start) and key != start:
                 name = key[len(start) :].partition("/")[0]

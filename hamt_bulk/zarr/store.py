@@ -7,18 +7,20 @@ missing, damaged or out of reach raises an error that is neither, and it comes o
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Sequence
+from contextlib import aclosing
 from functools import lru_cache
 from os import PathLike
 from typing import Any, Self
 
 from multiformats import CID
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
-from hamt_bulk.block import AnyCID, text, to_bytes, to_cid
+from hamt_bulk.block import AnyCID, Data, text, to_bytes, to_cid
 from hamt_bulk.cas import ContentAddressedStore, open_cas
 from hamt_bulk.cas.wrap import configuration
+from hamt_bulk.crypto import Encryption, checked
 from hamt_bulk.errors import InvalidInput, NotPortable, ReadOnly
 from hamt_bulk.hamt import HAMT
 from hamt_bulk.keys import folder_start
@@ -26,6 +28,7 @@ from hamt_bulk.layout import PyHamt
 from hamt_bulk.manifest import TOMBSTONE, HashFn, encode_key
 from hamt_bulk.nodes import CACHE_BYTES, NodeCache
 from hamt_bulk.zarr.folders import Listing
+from hamt_bulk.zarr.reading import Ranges, heavy, read, size_of
 
 SIZES_AT_ONCE = 256
 """How many values `getsize_prefix` asks the sizes of in one request."""
@@ -51,6 +54,10 @@ class ZarrHAMTStore(Store):
     root and the configuration of its CAS; what one process unpickles shares a cache. A writable one refuses to
     be pickled, since what another process writes to it would be lost.
 
+    encryption  how values, and key names if they are hidden, are encrypted in the tree. All keys and values that the
+                store takes and gives are plain ones. What is not encrypted as it says raises `NotAuthentic` or
+                `WrongKey`
+
     There is no `get_sync`: zarr up to 3.1 has no use for it, and later ones ask for it only together with
     `set_sync` and `delete_sync`, in a codec pipeline that is opt-in and reads with one thread a core, where
     the asynchronous one has more reads under way.
@@ -59,7 +66,7 @@ class ZarrHAMTStore(Store):
     supports_listing: bool = True
     supports_partial_writes = False  # an abstract property before zarr 3.1.3
 
-    def __init__(self, hamt: HAMT, read_only: bool = False) -> None:
+    def __init__(self, hamt: HAMT, read_only: bool = False, encryption: Encryption | None = None) -> None:
         if not hamt.values_are_bytes:
             raise InvalidInput("a Zarr store holds bytes: open the HAMT with values_are_bytes=True")
         if hamt.read_only and not read_only:
@@ -69,7 +76,10 @@ class ZarrHAMTStore(Store):
         super().__init__(read_only=read_only)
         self.hamt = hamt
         self._draft = hamt.draft
-        self._listing = Listing(hamt.draft)
+        self._encryption = checked(encryption)
+        self._ranges = Ranges()
+        self._knows_names = encryption is None or not encryption.hide_names
+        self._listing = Listing(hamt.draft, str if encryption is None else encryption.key_of)
         self._was_edited = not hamt.read_only
 
     @classmethod
@@ -79,11 +89,13 @@ class ZarrHAMTStore(Store):
         cas: ContentAddressedStore | str | PathLike[str],
         *,
         max_cache_bytes: int = CACHE_BYTES,
+        encryption: Encryption | None = None,
     ) -> Self:
         """
         The read-only store of the tree `root`, opened. `cas` may also be a URL.
 
         max_cache_bytes  memory for decoded nodes
+        encryption       how the hierarchy was encrypted
         """
         hamt = HAMT(
             open_cas(cas),
@@ -92,8 +104,14 @@ class ZarrHAMTStore(Store):
             values_are_bytes=True,
             max_cache_bytes=max_cache_bytes,
         )
-        store = cls(hamt, read_only=True)
-        store._is_open = True
+        return cls._opened(hamt, encryption)
+
+    @classmethod
+    def _opened(cls, hamt: HAMT, encryption: Encryption | None, is_open: bool = True) -> Self:
+        """A read-only store, whatever arguments a subclass takes."""
+        store = cls.__new__(cls)
+        ZarrHAMTStore.__init__(store, hamt, True, encryption)
+        store._is_open = is_open
         return store
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -136,21 +154,10 @@ class ZarrHAMTStore(Store):
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """The value under `key`, of which a range loads only the blocks it lies in. `None`: no such key."""
-        pointer = await self._draft.pointer(key)
+        pointer = await self._pointer(key)
         if pointer is None:
             return None
-        tree = self._draft.tree
-        match byte_range:
-            case None:
-                data = await tree.read_async(pointer)
-            case RangeByteRequest(start, end) if min(start, end) >= 0:
-                data = await tree.read_async(pointer, start, end)
-            case OffsetByteRequest(offset) if offset >= 0:
-                data = await tree.read_async(pointer, offset)
-            case SuffixByteRequest(suffix) if suffix >= 0:
-                data = await tree.read_async(pointer, suffix=suffix)
-            case _:
-                raise InvalidInput(f"{key!r}: Unexpected byte_range, got {byte_range}.")
+        data = await read(self._draft.tree, self._encryption, self._ranges, key, pointer, byte_range)
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
     async def get_partial_values(
@@ -159,29 +166,28 @@ class ZarrHAMTStore(Store):
         return await asyncio.gather(*(self.get(key, prototype, wanted) for key, wanted in key_ranges))
 
     async def exists(self, key: str) -> bool:
-        return await self._draft.pointer(key) is not None
+        return await self._pointer(key) is not None
 
     async def getsize(self, key: str) -> int:
-        pointer = await self._draft.pointer(key)
+        pointer = await self._pointer(key)
         if pointer is None:
             raise FileNotFoundError(key)  # what zarr's stores raise
-        [size] = await self._draft.tree.sizes_async([pointer])
-        return size
+        return await self._size_of([(key, pointer)])
 
     async def getsize_prefix(self, prefix: str) -> int:
         """The bytes of all values in the folder `prefix`."""
         start = folder_start(prefix)
-        total, waiting = 0, list[bytes]()
-        async for key, pointer in self._draft.entries():
+        total, waiting = 0, list[tuple[str, bytes]]()
+        async for key, pointer in self._entries():
             if key.startswith(start):
-                waiting.append(pointer)
+                waiting.append((key, pointer))
             if len(waiting) == SIZES_AT_ONCE:
-                total += sum(await self._draft.tree.sizes_async(waiting))
+                total += await self._size_of(waiting)
                 waiting.clear()
-        return total + (sum(await self._draft.tree.sizes_async(waiting)) if waiting else 0)
+        return total + (await self._size_of(waiting) if waiting else 0)
 
     async def list(self) -> AsyncIterator[str]:
-        async for key, _ in self._draft.entries():
+        async for key, _ in self._entries():
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
@@ -191,6 +197,7 @@ class ZarrHAMTStore(Store):
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """The names in the folder `prefix`."""
+        await self._fetch_key()
         async for name in self._listing.names(prefix):
             yield name
 
@@ -219,12 +226,12 @@ class ZarrHAMTStore(Store):
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        await self._draft.record({key: await self._saved(key, value)})
+        await self._draft.record(dict([await self._saved(key, value)]))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         self._check_writable()
         if not await self.exists(key):
-            await self._draft.record_if(key, await self._saved(key, value), present=False)
+            await self._draft.record_if(*await self._saved(key, value), present=False)
 
     async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, bytes]]) -> None:
         """Refused: no store of zarr's takes parts of values, and zarr asks none to."""
@@ -233,32 +240,79 @@ class ZarrHAMTStore(Store):
 
     async def delete(self, key: str) -> None:
         self._check_writable()
-        await self._draft.record_if(key, TOMBSTONE, present=True)
+        await self._fetch_key()
+        await self._draft.record_if(self.name_of(key), TOMBSTONE, present=True)
 
     async def delete_dir(self, prefix: str) -> None:
         """Deletes all keys in the folder `prefix`."""
         self._check_writable()
+        await self._fetch_key()
         start = folder_start(prefix)
-        await self._draft.delete_many(lambda key: key.startswith(start))
+        await self._draft.delete_many(lambda name: self.key_of(name).startswith(start))
 
     async def clear(self) -> None:
         """Deletes all keys."""
         await self.delete_dir("")
 
-    async def _saved(self, key: str, value: Buffer) -> bytes:
+    async def _saved(self, key: str, value: Buffer) -> tuple[str, bytes]:
+        """The edit that gives `key` a value, which is now in the store."""
         if not isinstance(value, Buffer):
             raise TypeError(
                 f"ZarrHAMTStore.set(): `value` must be a Buffer instance. Got an instance of {type(value)} instead."
             )
         encode_key(key)
         # A copy: the buffer may be a view of an array that its owner goes on to change.
-        return await self._draft.save(value.to_bytes())
+        data: Data = value.to_bytes()
+        if self._encryption is None:
+            return key, await self._draft.save(data)
+        await self._fetch_key()
+        data = await heavy(len(data), self._encryption.seal, key, data)
+        return self._encryption.name(key), await self._draft.save(data)
+
+    @property
+    def encryption(self) -> Encryption | None:
+        """How the hierarchy is encrypted in the tree."""
+        return self._encryption
+
+    def name_of(self, key: str) -> str:
+        """What stands in the tree for `key`."""
+        return key if self._encryption is None else self._encryption.name(key)
+
+    def key_of(self, name: str) -> str:
+        """What `name` in the tree stands for. Raises `WrongKey` or `NotAuthentic` for a name that stands for nothing."""
+        return name if self._encryption is None else self._encryption.key_of(name)
+
+    async def _fetch_key(self) -> None:
+        """Has the key of the encryption here: what fetches it may take its time."""
+        if self._encryption is not None and not self._encryption.is_ready:
+            await asyncio.to_thread(self._encryption.fetch)
+
+    async def _pointer(self, key: str) -> bytes | None:
+        await self._fetch_key()
+        pointer = await self._draft.pointer(self.name_of(key))
+        if pointer is None and not self._knows_names:
+            # With another key no name would be found, and the tree seem empty.
+            async with aclosing(self._entries()) as entries:
+                async for _ in entries:
+                    self._knows_names = True
+                    break
+        return pointer
+
+    async def _entries(self) -> AsyncGenerator[tuple[str, bytes]]:
+        """The keys, and what the tree holds for each."""
+        await self._fetch_key()
+        async for name, pointer in self._draft.entries():
+            yield self.key_of(name), pointer
+
+    async def _size_of(self, entries: Sequence[tuple[str, bytes]]) -> int:
+        return await size_of(self._draft.tree, self._encryption, self._ranges, entries)
 
     def _identity(self) -> tuple[object, ...]:
         if self._is_edited:
-            return type(self), id(self.hamt), self._read_only
+            return type(self), id(self.hamt), self._read_only, self._encryption
         tree = self._draft.tree
-        return type(self), tree.root, configuration(tree.cas), tree.layout, tree.hash_fn, self._read_only
+        place = tree.root, configuration(tree.cas), tree.layout, tree.hash_fn
+        return type(self), *place, self._read_only, self._encryption
 
     def __eq__(self, value: object) -> bool:
         """
@@ -275,14 +329,16 @@ class ZarrHAMTStore(Store):
         return f"ipfs://{text(self._draft.tree.root)}"
 
     def __repr__(self) -> str:
+        encrypted = "" if self._encryption is None else f", encryption={self._encryption!r}"
         if self._is_edited:
-            return f"ZarrHAMTStore({self.hamt!r})"
-        return f"ZarrHAMTStore({text(self._draft.tree.root)!r}, {self._draft.tree.cas!r})"
+            return f"ZarrHAMTStore({self.hamt!r}{encrypted})"
+        return f"ZarrHAMTStore({text(self._draft.tree.root)!r}, {self._draft.tree.cas!r}{encrypted})"
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
+        key = () if self._encryption is None else (self._encryption.fingerprint,)
         if self._is_edited:
-            return type(self).__qualname__, self._draft.token, self._draft.version
-        return type(self).__qualname__, text(self._draft.tree.root), configuration(self._draft.tree.cas)
+            return type(self).__qualname__, self._draft.token, self._draft.version, *key
+        return type(self).__qualname__, text(self._draft.tree.root), configuration(self._draft.tree.cas), *key
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._is_edited:
@@ -293,7 +349,7 @@ class ZarrHAMTStore(Store):
             )
         tree = self._draft.tree
         parts = tree.root, self.hamt.cas, tree.layout, tree.hash_fn, tree.cache.max_bytes
-        return _reopen, (type(self), *parts, self._is_open)
+        return _reopen, (type(self), *parts, self._is_open, self._encryption)
 
 
 _INSTEAD = (
@@ -310,6 +366,7 @@ def _reopen(
     hash_fn: HashFn,
     max_cache_bytes: int,
     is_open: bool,
+    encryption: Encryption | None,
 ) -> ZarrHAMTStore:
     """A store that came from a pickle."""
     hamt = HAMT(
@@ -321,9 +378,7 @@ def _reopen(
         values_are_bytes=True,
         cache=_shared_cache(configuration(cas), max_cache_bytes),
     )
-    store = cls(hamt, read_only=True)
-    store._is_open = is_open
-    return store
+    return cls._opened(hamt, encryption, is_open)
 
 
 @lru_cache(SHARED_CACHES)

@@ -422,7 +422,7 @@ def test_roots_that_are_not_there_or_no_roots(name, small):
     key = ["zarr.json"] if name == "cat" else []
     absent = text(identify(b"absent", 0x71))
     failed(call(name, absent, *key, "--cas", folder), 1, absent, "not in this store")
-    failed(call(name, text(identify(b"1")), *key, "--cas", folder), 1, "not a node")
+    failed(call(name, text(identify(b"1")), *key, "--cas", folder), 1, "names raw bytes, a value")
     failed(call(name, root, *key, "--cas", folder.parent / "absent"), 1, root)
     failed(call(name, "nonsense", *key, "--cas", folder), 2, "not a CID: 'nonsense'")
     failed(call(name, *key, "--cas", folder), 2, "Missing argument")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hamt_bulk import __version__
-from hamt_bulk.cli import check, compare, copy, demo, ingest, inspect, ipfs, packs
+from hamt_bulk.cli import check, compare, convert, copy, demo, encryption, ingest, inspect, ipfs, packs
 from hamt_bulk.cli.console import options
 
 __all__ = ["app", "main"]
@@ -42,9 +42,11 @@ ingest.add_to(app)
 inspect.add_to(app)
 check.add_to(app)
 copy.add_to(app)
+convert.add_to(app)
 compare.add_to(app)
 ipfs.add_to(app)
 packs.add_to(app)
+encryption.add_to(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,42 +10,50 @@ import zarr.errors
 
 from hamt_bulk.block import text
 from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.cli.console import size_text
+from hamt_bulk.crypto import Encryption
+from hamt_bulk.formats import Root, open_root
 from hamt_bulk.integrity import check
-from hamt_bulk.nodes import Tree
-from hamt_bulk.zarr import ZarrHAMTStore, is_metadata
+from hamt_bulk.pointers import is_inline
+from hamt_bulk.zarr import is_metadata
 
 SIZES_AT_ONCE = 256
+
+CHECKED = ("pyhamt", "hashmap")
+"""Kinds of roots whose nodes are counted, and looked at."""
 
 Description: TypeAlias = dict[str, Any]
 """Ready for JSON."""
 
 
-def described(root: bytes, cas: ContentAddressedStore) -> Description:
+def described(root: bytes, cas: ContentAddressedStore, encryption: Encryption | None = None) -> Description:
     """The tree under a root, and the Zarr hierarchy in it, if there is one."""
-    tree = Tree(root, cas)
-    groups, arrays = _hierarchy(root, cas)
+    opened = open_root(root, cas, encryption=encryption)
+    groups, arrays = _hierarchy(opened)
     chunks: Counter[str] = Counter()
     stored: Counter[str] = Counter()
-    total = 0
-    for keys, pointers in _batches(tree):
-        sizes = tree.sizes(pointers)
+    total = entries = 0
+    for keys, pointers in _batches(opened):
+        sizes = _sizes(opened, pointers)
         total += sum(sizes)
+        entries += len(keys)
         for key, size in zip(keys, sizes, strict=True):
             if (path := _array_of(key, arrays)) is not None:
                 chunks[path] += 1
                 stored[path] += size
     # The nodes were all there, or the walk above had ended.
-    report = check(root, cas, values=False, progress=False)
+    report = check(root, cas, values=False, zarr=False, progress=False) if opened.kind in CHECKED else None
     return {
         "root": text(root),
+        "tree": str(getattr(opened, "layout", opened.kind)),
         "kind": f"zarr {next(iter(groups.values()))['zarr_format']}" if groups else "keys and values",
-        "entries": report.entries,
-        "nodes": report.nodes,
-        "depth": report.depth,
-        "node_bytes": report.bytes,
+        "entries": entries,
+        "nodes": None if report is None else report.nodes,
+        "depth": None if report is None else report.depth,
+        "node_bytes": None if report is None else report.bytes,
         "value_bytes": total,
-        "problems": report.problem_count,
+        "problems": 0 if report is None else report.problem_count,
         "groups": [{"path": f"/{path}", **group} for path, group in groups.items()],
         "arrays": [
             {"path": f"/{path}", **array, "chunks_stored": chunks[path], "stored_bytes": stored[path]}
@@ -56,14 +64,15 @@ def described(root: bytes, cas: ContentAddressedStore) -> Description:
 
 def shown(description: Description) -> str:
     """A description for people."""
-    nodes = description["nodes"]
-    tree = "1 node" if nodes == 1 else f"{nodes:,} nodes, the deepest at depth {description['depth']}"
+    nodes, node_bytes = description["nodes"], description["node_bytes"]
+    many = "" if nodes is None else f" in {nodes:,} nodes, the deepest at depth {description['depth']}"
+    size = "" if node_bytes is None else f", {size_text(node_bytes)} of nodes"
     lines = [
         f"root     {description['root']}",
+        f"tree     {description['tree']}",
         f"kind     {description['kind']}",
-        f"entries  {description['entries']:,} in {tree}",
-        f"bytes    {size_text(description['value_bytes'])} of values, "
-        f"{size_text(description['node_bytes'])} of nodes",
+        f"entries  {description['entries']:,}{' in 1 node' if nodes == 1 else many}",
+        f"bytes    {size_text(description['value_bytes'])} of values{size}",
     ]
     if description["problems"]:
         lines.append(f"problems {description['problems']:,}, which `hamt-bulk check` lists")
@@ -91,12 +100,16 @@ def shown(description: Description) -> str:
     return "\n".join(lines)
 
 
-def _hierarchy(
-    root: bytes, cas: ContentAddressedStore
-) -> tuple[dict[str, Description], dict[str, Description]]:
+def _sizes(root: Root, pointers: list[bytes]) -> list[int]:
+    """The lengths of values as they are stored."""
+    stored = iter(Reader(root.cas).sizes([pointer for pointer in pointers if not is_inline(pointer)]))
+    return [len(pointer) - 1 if is_inline(pointer) else next(stored) for pointer in pointers]
+
+
+def _hierarchy(root: Root) -> tuple[dict[str, Description], dict[str, Description]]:
     """The groups and arrays by path, the top one's being empty."""
     try:
-        top = zarr.open(ZarrHAMTStore.open(root, cas), mode="r")
+        top = zarr.open(root.store(), mode="r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError):
         return {}, {}
     groups: dict[str, Description] = {}
@@ -140,10 +153,10 @@ def _array_of(key: str, arrays: dict[str, Description]) -> str | None:
     return None
 
 
-def _batches(tree: Tree) -> Iterator[tuple[list[str], list[bytes]]]:
+def _batches(root: Root) -> Iterator[tuple[list[str], list[bytes]]]:
     keys: list[str] = []
     pointers: list[bytes] = []
-    for key, pointer in tree.entries():
+    for key, pointer in root.pointers():
         keys.append(key)
         pointers.append(pointer)
         if len(keys) == SIZES_AT_ONCE:

@@ -3,8 +3,8 @@
 from hamt_bulk.block import Data
 from hamt_bulk.foreign import from_cbor
 from hamt_bulk.formats.ipldstore import is_ipldstore
+from hamt_bulk.layout.hashmap import is_hashmap
 from hamt_bulk.layout.pyhamt import HEAD
-from hamt_bulk.layout.seen import is_other_root
 
 
 def is_pyhamt(data: Data) -> bool:
@@ -14,9 +14,15 @@ def is_pyhamt(data: Data) -> bool:
 
 def is_root_of_others(data: Data) -> bool:
     """Whether a block is the root of an IPLD HashMap, of py-hamt 2 or of an ipldstore."""
-    if is_pyhamt(data):
+    return not is_pyhamt(data) and (is_hashmap(data) or is_py_hamt_2(data) or is_ipldstore(data))
+
+
+def is_py_hamt_2(data: Data) -> bool:
+    """Whether a block is a node of py-hamt 2, or nearly."""
+    if not bytes(data[:3]).startswith((b"\xa2\x61B", b"\xa2\x61L")):
         return False
     try:
-        return is_other_root(from_cbor(data)) or is_ipldstore(data)
+        node = from_cbor(data)
     except ValueError:
         return False
+    return isinstance(node, dict) and all(isinstance(node.get(name), dict) for name in "BL")

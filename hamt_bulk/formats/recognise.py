@@ -9,13 +9,16 @@ from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.errors import BlockNotFound, InvalidInput
 from hamt_bulk.foreign import from_cbor
 from hamt_bulk.formats.ipldstore import IpldstoreRoot, why_no_ipldstore
+from hamt_bulk.formats.kinds import is_py_hamt_2, is_pyhamt
 from hamt_bulk.formats.root import Root
 from hamt_bulk.formats.sealed import opened_with, transformer_of
 from hamt_bulk.formats.trees import HashMapRoot, PyHamt2Root, PyHamtRoot, Transformer
-from hamt_bulk.layout.hashmap import ROOT_HEAD
-from hamt_bulk.layout.pyhamt import HEAD
+from hamt_bulk.hashers import blake3_hashfn
+from hamt_bulk.layout import PyHamt
+from hamt_bulk.layout.hashmap import is_hashmap
 from hamt_bulk.layout.seen import described
-from hamt_bulk.shapes import shape_of
+from hamt_bulk.shapes import placing_of_2, shape_of
+from hamt_bulk.tree.guards import refuse_child
 
 if TYPE_CHECKING:
     from hamt_bulk.crypto import Encryption
@@ -67,24 +70,18 @@ def _recognised(cid: bytes, cas: ContentAddressedStore, transformer: Transformer
         [data] = reader.blocks([cid])
     except BlockNotFound as error:
         raise BlockNotFound(f"the root {text(cid)} is not in this store, {cas!r}: {error}") from error
-    if data.startswith(HEAD):
+    if is_pyhamt(data):
+        layout = PyHamt()
+        refuse_child(cid, layout.decode(cid, data, is_root=True), layout, blake3_hashfn)
         return PyHamtRoot(cid, cas)
-    if data.startswith(ROOT_HEAD + b"\x82"):
+    if is_hashmap(data):
         return HashMapRoot(cid, cas, shape_of(cid, data, reader))
-    if data.startswith((b"\xa2\x61B", b"\xa2\x61L")) and _is_py_hamt_2(data):
-        return PyHamt2Root(cid, cas, transformer)
+    if is_py_hamt_2(data):
+        return PyHamt2Root(cid, cas, transformer, placing_of_2(cid, data, reader))
     why = why_no_ipldstore(data)
     if why is None:
         return IpldstoreRoot(cid, cas)
     raise InvalidInput(f"{text(cid)} is not {WHAT_IS_READ}: {_seen(data)}; for an ipldstore, {why}")
-
-
-def _is_py_hamt_2(data: Data) -> bool:
-    try:
-        node = from_cbor(data)
-    except ValueError:
-        return False
-    return isinstance(node, dict) and all(isinstance(node.get(name), dict) for name in "BL")
 
 
 def _seen(data: Data) -> str:

@@ -15,7 +15,7 @@ from hamt_bulk.errors import InvalidInput
 from hamt_bulk.formats.root import Root
 from hamt_bulk.hashers import HashFn, blake3_hashfn
 from hamt_bulk.keys import key_text, plain_key
-from hamt_bulk.layout import HashMap, HashMapNodes, Layout, PyHamt, PyHamt2
+from hamt_bulk.layout import HashMap, HashMapNodes, Layout, PyHamt, PyHamt2, py_hamt_2_hashfn
 from hamt_bulk.layout.cbor import BYTES, read_head
 from hamt_bulk.nodes import Tree
 from hamt_bulk.pointers import inline_value, is_inline, is_value
@@ -128,9 +128,13 @@ class PyHamt2Root(TreeRoot):
     kind = "py-hamt-2"
 
     def __init__(
-        self, root: bytes, cas: ContentAddressedStore, transformer_decode: Transformer | None = None
+        self,
+        root: bytes,
+        cas: ContentAddressedStore,
+        transformer_decode: Transformer | None = None,
+        hash_fn: HashFn = py_hamt_2_hashfn,
     ) -> None:
-        super().__init__(root, cas, PyHamt2())
+        super().__init__(root, cas, PyHamt2(), hash_fn)
         self.transformer_decode = transformer_decode
 
     def values(self, entries: Sequence[tuple[str, bytes]]) -> list[IPLDKind]:
@@ -185,7 +189,7 @@ class PyHamt2Root(TreeRoot):
         return [next(loaded) if isinstance(value, CID) else value for value in values]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.root, self.cas, self.transformer_decode)
+        return type(self), (self.root, self.cas, self.transformer_decode, self.tree.hash_fn)
 
 
 def is_encoded_value(data: bytes) -> bool:

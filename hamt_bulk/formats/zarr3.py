@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 import zarr
 from zarr.core.buffer import Buffer, cpu
@@ -12,13 +11,16 @@ from hamt_bulk.errors import InvalidInput
 from hamt_bulk.foreign import from_json
 from hamt_bulk.formats.root import VALUES_AT_ONCE, Root
 from hamt_bulk.formats.trees import cut_bytes
-from hamt_bulk.formats.zarr3_arrays import array_of_format_3
+from hamt_bulk.formats.zarr3_arrays import DIMENSIONS, array_of_format_3
 from hamt_bulk.integrity.validity import fault_of
 from hamt_bulk.keys import folder_start, is_metadata
 from hamt_bulk.roots.documents import Document
 
 NODES = (".zarray", ".zgroup")
 """The documents that make a folder an array or a group of Zarr v2."""
+
+IN_OTHER_WORDS = {DIMENSIONS, "_FillValue"}
+"""Attributes of v2 that need not be there in v3."""
 
 OLD_NAMES = (*NODES, ".zattrs", ".zmetadata")
 
@@ -92,12 +94,20 @@ def _check(path: str, found: Mapping[str, Document], keys: Iterable[str]) -> Non
             f"{start + '.zarray'!r} and {start + '.zgroup'!r} are both there: an array and a group cannot have one path; "
             "delete the one that is wrong"
         )
-    kinds: dict[str, Literal["array", "group"]] = {".zarray": "array", ".zgroup": "group"}
     for name in nodes:
-        if "zarr.json" in found and found["zarr.json"].get("node_type") != kinds[name]:
+        kind = "array" if name == ".zarray" else "group"
+        if "zarr.json" in found and found["zarr.json"].get("node_type") != kind:
             raise InvalidInput(
-                f"{start + name!r} says that this is {A[name]}, and {start + 'zarr.json'!r} beside it that it is a "
-                f"{found['zarr.json'].get('node_type')!r}: delete the one that is wrong"
+                f"{start + name!r} says that this is a Zarr v2 {kind}, and {start + 'zarr.json'!r} beside it that the "
+                f"node_type is {found['zarr.json'].get('node_type')!r}: delete the one that is wrong"
+            )
+    if "zarr.json" in found:
+        there = found["zarr.json"].get("attributes")
+        lost = found.get(".zattrs", {}).keys() - (there if isinstance(there, dict) else ()) - IN_OTHER_WORDS
+        if lost:
+            raise InvalidInput(
+                f"{start + '.zattrs'!r} has {min(lost)!r}, which {start + 'zarr.json'!r} beside it has not: delete the one that "
+                "is wrong"
             )
     for name, owners in ((".zattrs", NODES), (".zmetadata", (".zgroup",))):
         if name in found and "zarr.json" not in found and not any(owner in found for owner in owners):

@@ -47,6 +47,10 @@ def _check(key: str, zarray: Document) -> None:
         raise InvalidInput(
             f"{key!r} is not valid metadata of Zarr: the shape of its chunks is {zarray['chunks']}"
         )
+    if not isinstance(zarray["filters"], (list, type(None))):
+        raise InvalidInput(
+            f"{key!r} is not valid metadata of Zarr: filters is {zarray['filters']!r}, expected a list"
+        )
     for codec in stored_codecs(zarray):
         if not isinstance(codec, dict) or not isinstance(codec.get("id"), str):
             raise InvalidInput(f"{key!r} has the codec {codec!r}, expected an object with an id")

@@ -10,7 +10,7 @@ from hamt_bulk.layout.base import Bucket, Layout, OtherLayout, Pieces, Slot
 from hamt_bulk.layout.hashmap import HashMap, HashMapNodes
 from hamt_bulk.layout.options import LayoutOption, chosen
 from hamt_bulk.layout.pyhamt import BUCKET_SIZE, EMPTY_NODES, WIDTH, PyHamt
-from hamt_bulk.layout.pyhamt2 import PyHamt2
+from hamt_bulk.layout.pyhamt2 import PyHamt2, py_hamt_2_hashfn
 
 __all__ = [
     "BUCKET_SIZE",
@@ -27,4 +27,5 @@ __all__ = [
     "PyHamt2",
     "Slot",
     "chosen",
+    "py_hamt_2_hashfn",
 ]

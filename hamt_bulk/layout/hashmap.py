@@ -251,7 +251,11 @@ def is_hashmap(data: Data) -> bool:
     """Whether a block begins as the root of an IPLD HashMap does."""
     name, at = _root_key(data, 1)
     first = data[at] if len(data) > at else 0xFF
-    return data[0:1] == b"\xa3" and name is not None and (first == ARRAY | 2 if name == "hamt" else first < BYTES)
+    return (
+        data[0:1] == b"\xa3"
+        and name is not None
+        and (first == ARRAY | 2 if name == "hamt" else first < BYTES)
+    )
 
 
 def _root_key(data: Data, at: int) -> tuple[str | None, int]:

@@ -22,6 +22,7 @@ from hamt_bulk.errors import InvalidInput, MalformedNode
 from hamt_bulk.foreign import from_cbor
 from hamt_bulk.layout.base import Layout, OtherLayout, Pieces, Slot, refuse_oversized
 from hamt_bulk.layout.cbor import TEXT
+from hamt_bulk.layout.hashmap import is_hashmap
 from hamt_bulk.layout.rows import Rows, cbor_link_head
 from hamt_bulk.layout.seen import described, is_other_root
 from hamt_bulk.ragged import Bytes, Ints, fill_rows, offsets_of
@@ -103,6 +104,12 @@ class PyHamt(Layout):
         try:
             node = from_cbor(data)
         except ValueError as error:
+            if is_root and is_hashmap(
+                data
+            ):  # py-hamt 1 wrote the keys of its roots in an order that is not dag-cbor's
+                raise OtherLayout(
+                    f"{text(cid)} is not a node of py-hamt 3: it is the root of an IPLD HashMap"
+                ) from None
             raise MalformedNode(f"{text(cid)} is not dag-cbor, so not a node: {error}") from None
         if not isinstance(node, list) or len(node) != WIDTH:
             kind = OtherLayout if is_root and is_other_root(node) else MalformedNode

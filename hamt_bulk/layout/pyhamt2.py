@@ -5,7 +5,9 @@ The layout of py-hamt 2, which is read and no longer written.
     bucket  = [{key: pointer}, …]                                    in the order in which they were set
     pointer = a link to the value's block, whose bytes are dag-cbor; the first releases kept values inline
 
-Source: py-hamt 2.4, `hamt.py`; the slot at depth d is byte d of blake3 of the key.
+The slot at depth d is byte d + 1 of blake3 of the key: the first byte places nothing.
+
+Source: the code of py-hamt 2, `hamt.py`.
 """
 
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from multiformats import CID
 from hamt_bulk.block import DAG_CBOR, HASH_CODES, MAX_BLOCK_BYTES, Block, Data, identify, text
 from hamt_bulk.errors import InvalidInput, MalformedNode
 from hamt_bulk.foreign import from_cbor
+from hamt_bulk.hashers import blake3_hashfn
 from hamt_bulk.layout.base import Bucket, Layout, OtherLayout, Pieces, Slot
 from hamt_bulk.layout.seen import described, is_other_root
 from hamt_bulk.pointers import inline_pointer
@@ -25,6 +28,11 @@ from hamt_bulk.pointers import inline_pointer
 WIDTH = 256
 
 EMPTY_NODES = frozenset(identify(b"\xa2aB\xa0aL\xa0", DAG_CBOR, hasher) for hasher in HASH_CODES)
+
+
+def py_hamt_2_hashfn(key: bytes) -> bytes:
+    """What places keys in a tree of py-hamt 2: the bytes of blake3 after the first."""
+    return blake3_hashfn(key)[1:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,15 +96,21 @@ def sample(slots: Sequence[Slot], count: int) -> list[tuple[int, bytes]]:
 
 def refuse_other_root(root: bytes, slots: Sequence[Slot], layout: Layout, hash_fn: HashFn) -> None:
     """Raises when `slots` are those of a child node, or of the root of a tree of another hash."""
+    if not refuse_child(root, slots, layout, hash_fn):
+        raise MalformedNode(
+            f"{text(root)}: its keys do not lie where hash_fn puts them: the tree was built with another hash_fn, or "
+            "was damaged by its writer"
+        )
+
+
+def refuse_child(root: bytes, slots: Sequence[Slot], layout: Layout, hash_fn: HashFn) -> bool:
+    """Whether some keys of a root lie where their hashes say. Raises `InvalidInput` when `slots` are those of a child node."""
     entries = [(number, hash_fn(key)) for number, key in sample(slots, ROOT_SAMPLE)]
     if all(layout.number(way, 0) == number for number, way in entries):
-        return
+        return True
     for depth in range(1, len(entries[0][1]) // layout.step):
         if all(layout.number(way, depth) == number for number, way in entries):
             raise InvalidInput(
                 f"{text(root)} is not the root of a tree but a child node at depth {depth} of one: pass its root"
             )
-    raise MalformedNode(
-        f"{text(root)}: its keys do not lie where hash_fn puts them: the tree was built with another hash_fn, or "
-        "was damaged by its writer"
-    )
+    return False

@@ -11,6 +11,7 @@ peer or a limit that was measured in the same run, in turns.
 SUBJECTS = (
     "index",
     "diff",
+    "convert",
     "edits",
     "appends",
     "traffic",

@@ -157,7 +157,7 @@ def _beside_py_hamt(
     ours: dict[str, Callable[[], Seconds]],
 ) -> Iterator[Row]:
     """The ratios; without a py-hamt, what there is to say of ours."""
-    harness = _harness()
+    harness = py_hamt_harness()
     try:
         peer = harness.PyHamt.start()
     except harness.PeerUnavailable as error:
@@ -250,7 +250,7 @@ def simulated(count: int, appended: int, runs: int = 20) -> tuple[float, float]:
     return mean(found), max(stdev(found), 1.0)
 
 
-def _harness() -> Any:
+def py_hamt_harness() -> Any:
     """The tests' harness around a real py-hamt."""
     tests = str(Path(__file__).parent.parent / "tests")
     if tests not in sys.path:

@@ -17,6 +17,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         "index",
         "diff",
+        "convert",
         "edits",
         "appends",
         "traffic",

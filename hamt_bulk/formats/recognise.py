@@ -8,13 +8,14 @@ from hamt_bulk.cas import ContentAddressedStore, open_cas
 from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.errors import BlockNotFound, InvalidInput
 from hamt_bulk.foreign import from_cbor
-from hamt_bulk.formats.ipldstore import IpldstoreRoot, why_no_ipldstore
+from hamt_bulk.formats.ipldstore import MAX_ROOT_BYTES, IpldstoreRoot, is_ipldstore, why_no_ipldstore
 from hamt_bulk.formats.kinds import is_py_hamt_2, is_pyhamt
 from hamt_bulk.formats.root import Root
 from hamt_bulk.formats.sealed import opened_with, transformer_of
 from hamt_bulk.formats.trees import HashMapRoot, PyHamt2Root, PyHamtRoot, Transformer
 from hamt_bulk.hashers import blake3_hashfn
 from hamt_bulk.layout import PyHamt
+from hamt_bulk.layout.cbor import MAP
 from hamt_bulk.layout.hashmap import is_hashmap
 from hamt_bulk.layout.seen import described
 from hamt_bulk.shapes import placing_of_2, shape_of
@@ -60,12 +61,14 @@ def open_root(
 
 def _recognised(cid: bytes, cas: ContentAddressedStore, transformer: Transformer | None) -> Root:
     codec = parse(cid).codec
+    reader = Reader(cas)
+    if codec == DAG_PB and is_ipldstore(_start_of(reader, cid)):
+        return IpldstoreRoot(cid, cas)  # of a version of dClimate's that had `ipfs add` take its roots
     if codec in (RAW, DAG_PB):
         what = "raw bytes, a value" if codec == RAW else "a UnixFS file or folder"
         raise InvalidInput(f"{text(cid)} names {what}, and not {WHAT_IS_READ}")
     if codec != DAG_CBOR:
         raise InvalidInput(f"{text(cid)} has the codec {codec:#x}, and a root is dag-cbor ({DAG_CBOR:#x})")
-    reader = Reader(cas)
     try:
         [data] = reader.blocks([cid])
     except BlockNotFound as error:
@@ -82,6 +85,12 @@ def _recognised(cid: bytes, cas: ContentAddressedStore, transformer: Transformer
     if why is None:
         return IpldstoreRoot(cid, cas)
     raise InvalidInput(f"{text(cid)} is not {WHAT_IS_READ}: {_seen(data)}; for an ipldstore, {why}")
+
+
+def _start_of(reader: Reader, cid: bytes) -> bytes:
+    """A file, or its first byte where that does not begin a dag-cbor map."""
+    first = reader.read(cid, 0, 1)
+    return reader.read(cid, 0, MAX_ROOT_BYTES + 1) if first and first[0] & 0xE0 == MAP else first
 
 
 def _seen(data: Data) -> str:

@@ -332,7 +332,7 @@ def _plan(
             save(key, value)
         writer.flush()
     if store is not None:
-        if documents:
+        if documents and "" not in record.cleared:
             _warn_of_old_copy(store, documents)
         if record.cleared:
             base = _cleared(target, base, store, record)

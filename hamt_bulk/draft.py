@@ -26,7 +26,8 @@ from hamt_bulk.errors import BlockNotFound, InvalidInput, ReadOnly
 from hamt_bulk.keys import any_key
 from hamt_bulk.layout import Layout
 from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, encode_key
-from hamt_bulk.nodes import NodeCache, Tree, running
+from hamt_bulk.nodecache import NodeCache, running
+from hamt_bulk.nodes import Tree
 from hamt_bulk.pointers import is_inline
 from hamt_bulk.reads import drive
 from hamt_bulk.tree import empty_slots, update

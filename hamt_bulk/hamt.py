@@ -25,7 +25,7 @@ from hamt_bulk.errors import InvalidInput, KeyNotFound, NotPortable, ReadOnly
 from hamt_bulk.keys import key_text, plain_key
 from hamt_bulk.layout import BUCKET_SIZE, HashMap, LayoutOption, OtherLayout, chosen
 from hamt_bulk.manifest import TOMBSTONE, HashFn, blake3_hashfn
-from hamt_bulk.nodes import CACHE_BYTES, NodeCache
+from hamt_bulk.nodecache import CACHE_BYTES, NodeCache
 from hamt_bulk.pointers import Inline, inline_pointer, inline_value, is_inline, is_value
 from hamt_bulk.shapes import shape_of
 

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import inspect
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_the_python_of_the_readme_runs(in_an_empty_folder):
     for day in pd.date_range("2020-01-01", periods=2):
         hours_of(day).to_netcdf(f"era5/{day:%d}.nc")
     blocks = re.findall(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
-    first, changing, roots, handle, keys, *_ = blocks
+    first, changing, roots, handle, keys, encryption, *_ = blocks
     names: dict[str, Any] = {"day": hours_of(pd.Timestamp("2020-01-03"))}
     run(first, names)
     assert str(names["root"]).startswith("bafyr4i")
@@ -99,6 +100,11 @@ def test_the_python_of_the_readme_runs(in_an_empty_folder):
     alone = names["root"]
     run(on_dask, names)
     assert names["root"] == alone
+
+    Path("era5.key").write_bytes(os.urandom(32))
+    run(encryption, names)
+    opened = xr.open_dataset(names["root"], engine="hamt", cas="store", encryption=names["encryption"])
+    assert opened.load().equals(names["ds"].load())
 
     run(blocks[-1], names)
     assert xr.open_dataset(names["root"], engine="hamt", cas="store").load().equals(names["ds"].load())

@@ -26,7 +26,16 @@ from zarr.core.sync import sync
 from zarr.testing.stateful import ZarrStoreStateMachine
 from zarr.testing.store import StoreTests
 
-from hamt_bulk import Encryption, InMemoryCAS, KeyFile, PackCAS, SimpleEncryptedZarrHAMTStore, build, errors
+from hamt_bulk import (
+    Encryption,
+    HashMap,
+    InMemoryCAS,
+    KeyFile,
+    PackCAS,
+    SimpleEncryptedZarrHAMTStore,
+    build,
+    errors,
+)
 from hamt_bulk.block import text, to_cid
 from hamt_bulk.crypto.bound import SEALED_BYTES, SEGMENT_BYTES
 from hamt_bulk.hamt import HAMT
@@ -41,7 +50,7 @@ IDS = ["bound", "hidden", "py-hamt-3"]
 REFUSALS = (errors.WrongKey, errors.NotAuthentic)
 
 
-def new_store(encryption: Encryption, cas: Any = None, **options: Any) -> ZarrHAMTStore:
+def new_store(encryption: Encryption | None, cas: Any = None, **options: Any) -> ZarrHAMTStore:
     return ZarrHAMTStore(new_hamt(cas, **options), encryption=encryption)
 
 
@@ -426,6 +435,19 @@ def test_a_store_travels_with_its_encryption(tmp_path, options):
     assert value(again, "a/c/0") == b"first" and again == store
     in_memory = ZarrHAMTStore.open(store.root, cas, encryption=Encryption(KEY, header=b"era5", **options))
     assert pickle.loads(pickle.dumps(in_memory)) == store
+
+
+@pytest.mark.parametrize("encryption", [None, *EVERY], ids=["plain", *IDS])
+def test_a_store_in_a_hashmap_travels_too(encryption):
+    cas = InMemoryCAS()
+    store = new_store(encryption, cas, layout=HashMap())
+    sync(store.set("a/c/0", buffer(b"first")))
+    root = store.flush()
+    hamt = sync(HAMT.build(cas=cas, root_node_id=root, read_only=True, values_are_bytes=True))
+    store = ZarrHAMTStore(hamt, read_only=True, encryption=encryption)
+    again = pickle.loads(pickle.dumps(store))
+    assert again == store and value(again, "a/c/0") == b"first"
+    assert listed(again.list()) == ["a/c/0"]
 
 
 def test_no_event_loop_waits_for_a_key(tmp_path, monkeypatch):

@@ -23,7 +23,8 @@ from hamt_bulk.cas.wrap import VerifyingCAS, configuration, verified
 from hamt_bulk.cas.wrapping import WrappingCAS
 from hamt_bulk.layout import PyHamt
 from hamt_bulk.manifest import Manifest, blake3_hashfn
-from hamt_bulk.nodes import NodeCache, Tree, node_bytes
+from hamt_bulk.nodecache import NodeCache, node_bytes
+from hamt_bulk.nodes import Tree
 from hamt_bulk.reads import drive
 from hamt_bulk.tree import update
 

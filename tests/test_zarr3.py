@@ -14,8 +14,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored import in_store, in_tree
+from test_ipldstore import root_of
 from test_zarr_store import new_store
 from zarr.core.buffer import cpu
+from zarr.core.sync import sync
 from zarr.dtype import VariableLengthBytes
 from zarr.registry import get_codec_class
 from zarr.storage import MemoryStore
@@ -23,7 +25,10 @@ from zarr.storage import MemoryStore
 from hamt_bulk import InMemoryCAS, build, errors
 from hamt_bulk.formats import open_root
 from hamt_bulk.formats.zarr3 import zarr3_documents
+from hamt_bulk.hamt import HAMT
 from hamt_bulk.integrity import check
+from hamt_bulk.layout import HashMap
+from hamt_bulk.zarr import ZarrHAMTStore
 
 FULL = os.environ.get("HAMT_BULK_FULL") == "1"
 
@@ -182,7 +187,7 @@ SIXTEEN = np.arange(16).reshape(4, 4)
 
 CODECS: dict[str, tuple[str, list[Any], Any]] = {
     "delta": ("<i4", [numcodecs.Delta("<i4", "<i2")], None),
-    "delta, first byte first": (">i4", [numcodecs.Delta(">i4", ">i2")], numcodecs.Blosc()),
+    "delta, big-endian": (">i4", [numcodecs.Delta(">i4", ">i2")], numcodecs.Blosc()),
     "fixedscaleoffset": ("<f8", [numcodecs.FixedScaleOffset(-3, 10, "<f8", "<u2")], numcodecs.Zlib()),
     "fixedscaleoffset, other order": ("<f8", [numcodecs.FixedScaleOffset(0, 10, "<f8", ">i2")], None),
     "quantize": ("<f4", [numcodecs.Quantize(2, "<f4")], numcodecs.Blosc()),
@@ -689,6 +694,36 @@ def test_only_documents_are_read() -> None:
     documents = zarr3_documents(opened)
     arrays = sum(value is not None for value in documents.values()) - 1
     assert arrays == len(ds.variables)
+
+
+@pytest.mark.parametrize("kind", ["ipldstore", "hashmap"])
+def test_roots_of_other_kinds_say_the_same_documents(kind) -> None:
+    store = MemoryStore()
+    xr.Dataset({"v": ("x", np.arange(9)), "name": ("x", ["a"] * 9)}).to_zarr(store, zarr_format=2, group="g")
+    zarr.consolidate_metadata(store, zarr_format=2)
+    values = in_store(store)
+    cas = InMemoryCAS()
+    expected = zarr3_documents(open_root(build(values, cas), cas))
+    if kind == "ipldstore":
+        assert zarr3_documents(root_of(values)) == expected
+    else:
+        other = build(values, cas, layout=HashMap(8, 5))
+        opened = open_root(other, cas)
+        assert opened.kind == "hashmap" and zarr3_documents(opened) == expected
+
+
+def test_a_dataset_that_was_converted_can_grow() -> None:
+    ds = climate(np.random.default_rng(5))[["t2m", "packed"]].drop_vars("member")
+    encoding = {name: ENCODING[name] for name in ("t2m", "packed", "time")}
+    root, cas = stored_as_v2(lambda store: ds.to_zarr(store, zarr_format=2, encoding=encoding))
+    later = ds.assign_coords(time=ds.time + np.timedelta64(2, "D"))
+    hamt = sync(HAMT.build(cas=cas, values_are_bytes=True, root_node_id=converted(root, cas)))
+    store = ZarrHAMTStore(hamt)
+    later.drop_vars(["x", "y", "height"]).to_zarr(store, append_dim="time")
+    with xr.open_dataset(store.flush(), engine="hamt", cas=cas) as found:
+        assert found.sizes["time"] == 16
+        xr.testing.assert_allclose(found.load(), xr.concat([ds, later], "time"), atol=0.01)
+    assert check(store.flush(), cas).ok
 
 
 def test_the_warnings_of_zarr_are_left_to_readers() -> None:

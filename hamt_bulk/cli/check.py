@@ -7,6 +7,7 @@ import typer
 
 from hamt_bulk.cli.cluster import running_on
 from hamt_bulk.cli.console import CasOption, RootArgument, command, root_of, say, store, wrong
+from hamt_bulk.cli.encryption import EncryptionOption, encryption_of
 from hamt_bulk.errors import InvalidInput
 
 
@@ -26,6 +27,7 @@ def check(
         bool,
         typer.Option("--zarr/--no-zarr", help="Compare the keys with Zarr's metadata, where there is some."),
     ] = True,
+    encryption: EncryptionOption = None,
     repair_from: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +67,14 @@ def check(
     with nullcontext("this process") if alone else running_on(workers or None, threads, scheduler) as where:
         if not alone:
             say(f"on         {where}")
-        report = check_tree(wanted, source, values=values, zarr=zarr, repair_from=other)
+        report = check_tree(
+            wanted,
+            source,
+            values=values,
+            zarr=zarr,
+            encryption=encryption_of(encryption),
+            repair_from=other,
+        )
     print(report)
     if not report.ok:
         raise typer.Exit(1)

@@ -124,7 +124,8 @@ def _for_xarray(what: str, array: Any, attributes: Document) -> Document:
     """
     The attributes with which xarray sees the same values.
 
-    Of v2 it takes the fill value for that of missing values, of v3 an attribute, and of that not every type.
+    Of v2 it takes the fill value for that of missing values, and only without one the attribute _FillValue; of v3 that
+    attribute, and not for every type.
     """
     # Dimensions have a place of their own; what netCDF notes of v2 is shown to nobody in v2.
     kept = {k: v for k, v in attributes.items() if k != DIMENSIONS and not k.lower().startswith("_nc")}
@@ -132,7 +133,7 @@ def _for_xarray(what: str, array: Any, attributes: Document) -> Document:
     missing = noted if fill is None else fill
     data_type = array.metadata.dtype.to_native_dtype()
     if missing is None or (data_type.kind in "mMV" and noted is None):
-        return kept  # times are not masked
+        return kept  # of these it masks none
     if data_type.kind in "biufc":
         from xarray.backends.zarr import FillValueCoder
 

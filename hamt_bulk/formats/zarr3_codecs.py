@@ -42,7 +42,7 @@ def is_known(name: str) -> bool:
     """Whether zarr has the codec that v2 calls `name` for v3."""
     try:
         _class(name)
-    except (KeyError, ValueError):  # the second since zarr 3.1.4
+    except (KeyError, ValueError):  # the first in zarr 3.1, the second in 3.4
         return False
     return True
 
@@ -71,7 +71,7 @@ def codecs_of_format_3(array: Any) -> Codecs:
         if serializer is not None:
             raise ValueError(f"there {config['id']!r} takes arrays, and what is before it gives bytes")
         if config["id"] == "quantize" and _byte_order(data_type) == ">":
-            raise ValueError("numbers with the first byte first before 'quantize' come out wrong in zarr 3.4")
+            raise ValueError("big-endian numbers before 'quantize' come out wrong in zarr 3.4")
         if issubclass(kind, ArrayArrayCodec):
             filters.append(_of_format_3(config, data_type))
             data_type = np.dtype(_stored_type(config) or data_type)
@@ -92,10 +92,10 @@ def _of_format_3(config: Codec, data_type: "np.dtype[Any]") -> Codec:
         case "vlen-utf8" | "vlen-bytes" as name:
             return {"name": name}
         case "blosc":
-            # Longer elements are no use to it: it would take them for bytes.
+            # Elements longer than Blosc can say it takes for single bytes.
             size = data_type.itemsize if data_type.itemsize < 256 else 1
             shuffle = options["shuffle"]
-            if shuffle == -1:  # as the data is, which then are bits of bytes
+            if shuffle == -1:  # numcodecs' word for: bits of single bytes, else bytes
                 shuffle = 2 if size == 1 else 1
             options |= {
                 "typesize": options.get("typesize") or size,

@@ -8,16 +8,20 @@ and 16 bytes for each block, by which one that many keys have is counted once; v
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 
 from hamt_bulk.block import AnyCID, to_bytes
 from hamt_bulk.cas import ContentAddressedStore, open_cas
 from hamt_bulk.cas.wrap import Reader
+from hamt_bulk.crypto import Encryption, checked
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, InvalidInput, MalformedNode
 from hamt_bulk.integrity.repair import finish, refuse_unrepairable
 from hamt_bulk.integrity.report import Kind, Problem, Report, StoredChunks
+from hamt_bulk.integrity.sealed import is_sealed
 from hamt_bulk.integrity.seen import Seen
 from hamt_bulk.integrity.tally import Tally
 from hamt_bulk.integrity.walks import Job, concluded, whole
+from hamt_bulk.keys import METADATA_NAMES
 from hamt_bulk.layout import HashMapNodes, Layout, PyHamt
 from hamt_bulk.manifest import HashFn, blake3_hashfn
 from hamt_bulk.progress import BuildProgress, ProgressOption, progress_of
@@ -32,6 +36,7 @@ def check(
     *,
     values: bool = True,
     zarr: bool = True,
+    encryption: Encryption | None = None,
     repair_from: ContentAddressedStore | str | None = None,
     max_bucket_size: int | None = None,
     hash_fn: HashFn = blake3_hashfn,
@@ -43,6 +48,8 @@ def check(
 
     values           `False`: nodes alone, and metadata
     zarr             whether keys are compared with Zarr's metadata, where there is some at the top of the tree
+    encryption       what values are encrypted with: metadata is compared in clear. Values are hashed, and not decrypted.
+                     Without it the metadata of an encrypted hierarchy is left alone, and the report says so
     repair_from      another store: what is missing or altered in `cas` is copied from it, verified. The report
                      has what was repaired, durably, and the problems that remain
     max_bucket_size  what the tree was built with; `None`: whatever explains it best
@@ -61,7 +68,10 @@ def check(
     if other is not None:
         refuse_unrepairable(opened, other)
     layout, placing = _layout_of(to_bytes(root), opened, other, hash_fn)
-    job = Job(to_bytes(root), opened, other, layout, placing, values, zarr, max_problems)
+    job = Job(to_bytes(root), opened, other, layout, placing, checked(encryption), values, zarr, max_problems)
+    sealed = encryption is None and zarr and is_sealed(job.tree(), METADATA_NAMES)
+    if sealed:
+        job = replace(job, zarr=False)
     tally, complete = Tally(max_problems), False
     # Without distributed there is no Client, and it takes a second to import.
     if "distributed" in sys.modules:
@@ -78,7 +88,8 @@ def check(
         finish(opened, tally.samples)
     if isinstance(layout, HashMapNodes):
         max_bucket_size = layout.max_bucket_size
-    return concluded(job, tally, max_bucket_size)
+    report = concluded(job, tally, max_bucket_size)
+    return replace(report, sealed=True) if sealed else report
 
 
 def _layout_of(

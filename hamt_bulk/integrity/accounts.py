@@ -7,6 +7,7 @@ from dataclasses import replace
 from operator import lt
 from typing import NamedTuple, Self
 
+from hamt_bulk.crypto import Encryption
 from hamt_bulk.errors import HamtError
 from hamt_bulk.integrity.answers import REMEMBERED
 from hamt_bulk.integrity.report import StoredChunks
@@ -104,17 +105,25 @@ class Accounts:
     """
     Puts each key where it belongs: to the documents, to the chunks of its array, or to the strays.
 
-    members  `None`: the tree is no hierarchy, so only documents are noted
+    members     `None`: the tree is no hierarchy, so only documents are noted
+    encryption  that of the key names, where these are hidden
     """
 
-    def __init__(self, tally: Tally, members: Members | None) -> None:
+    def __init__(self, tally: Tally, members: Members | None, encryption: Encryption | None = None) -> None:
         self._tally = tally
         self._members = members
         self._stored = tally.stored
         self._arrays: dict[str, _Array] = {}
+        self._hidden = encryption if encryption is not None and encryption.hide_names else None
 
     def add(self, key: str, pointer: bytes) -> None:
         """Takes a key that lies where lookups go."""
+        if self._hidden is not None:
+            try:
+                key = self._hidden.key_of(key)
+            except HamtError as error:
+                self._tally.strays.add("unaccounted", pointer, key, str(error))
+                return
         if key.endswith(METADATA_NAMES) and key.rpartition("/")[2] in METADATA_NAMES:
             self._tally.documents[key] = pointer
         elif self._members is not None:

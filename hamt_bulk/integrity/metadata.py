@@ -97,14 +97,24 @@ class Documents:
         """The values of these keys; `None` for one that cannot be read, which is a problem of its own."""
         pointers = [self._pointers[key] for key in keys]
         try:
-            return list(self._tree.blocks(pointers))
+            stored: Sequence[bytes | None] = self._tree.blocks(pointers)
         except HamtError:
-            return [self._read_alone(pointer) for pointer in pointers]
+            stored = [self._read_alone(pointer) for pointer in pointers]
+        return [
+            None if data is None else self._opened(key, data) for key, data in zip(keys, stored, strict=True)
+        ]
 
     def _read_alone(self, pointer: bytes) -> bytes | None:
         try:
             return self._tree.read(pointer)
         except HamtError:
+            return None
+
+    def _opened(self, key: str, stored: bytes) -> bytes | None:
+        try:
+            return self._tree.opened(key, stored)
+        except HamtError as error:
+            self._add("inconsistent", key, str(error))
             return None
 
     def _parsed(self, key: str, data: bytes | None) -> Document | _Lost:

@@ -88,6 +88,7 @@ class Report:
     problem_count   how many there are in all
     arrays          of a Zarr hierarchy, by path
     repaired        blocks that were written, and their bytes; they are durable, and problems no longer
+    sealed          whether metadata is encrypted, and was left alone
     """
 
     root: str
@@ -102,6 +103,7 @@ class Report:
     problem_count: int
     arrays: tuple[StoredChunks, ...] = ()
     repaired: Receipt = NOTHING
+    sealed: bool = False
 
     @property
     def ok(self) -> bool:
@@ -123,6 +125,8 @@ class Report:
             blocks = "1 block" if self.repaired.blocks == 1 else f"{self.repaired.blocks:,} blocks"
             yield f"repaired: {blocks} of {self.repaired.bytes:,} bytes"
         problems = "1 problem" if self.problem_count == 1 else f"{self.problem_count:,} problems"
+        if self.sealed:
+            yield "encrypted: the metadata was not looked at, for which encryption= is needed"
         yield "sound" if self.ok else problems
         yield from (f"  {problem}" for problem in self.problems)
         if self.problem_count > len(self.problems):

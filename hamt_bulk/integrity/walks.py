@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.crypto import Encryption
 from hamt_bulk.errors import HamtError
 from hamt_bulk.integrity.accounts import Accounts, Members
 from hamt_bulk.integrity.answers import Answer, Checks, Loader
@@ -14,6 +15,7 @@ from hamt_bulk.integrity.metadata import Documents, look_outside
 from hamt_bulk.integrity.nodes import TreeWalk, tops
 from hamt_bulk.integrity.repair import Repairer
 from hamt_bulk.integrity.report import Report, StoredChunks
+from hamt_bulk.integrity.sealed import SealedTree
 from hamt_bulk.integrity.tally import Tally
 from hamt_bulk.integrity.values import ValueWalk
 from hamt_bulk.keys import METADATA_NAMES
@@ -46,6 +48,7 @@ class Job:
     other: ContentAddressedStore | None
     layout: Layout
     hash_fn: HashFn
+    encryption: Encryption | None
     values: bool
     zarr: bool
     limit: int
@@ -53,6 +56,8 @@ class Job:
     def tree(self) -> Tree:
         """The tree, for looking up and reading single keys."""
         cas = self.cas if self.other is None else Either(self.cas, self.other)
+        if self.encryption is not None:
+            return SealedTree(self.root, cas, self.layout, self.hash_fn, self.encryption)
         return Tree(self.root, cas, self.layout, self.hash_fn)
 
     def is_hierarchy(self) -> bool | None:
@@ -126,7 +131,7 @@ def _loading(job: Job, tally: Tally) -> Iterator[Callable[[Sequence[bytes]], Seq
 
 def _walk(job: Job, tally: Tally, members: Members | None, show: Show = lambda done, total: None) -> TreeWalk:
     values = ValueWalk(tally.found, tally.blocks) if job.values else None
-    return TreeWalk(tally, job.layout, job.hash_fn, values, Accounts(tally, members), show)
+    return TreeWalk(tally, job.layout, job.hash_fn, values, Accounts(tally, members, job.encryption), show)
 
 
 def _driven(steps: Checks[T], load: Callable[[Sequence[bytes]], Sequence[Answer]]) -> T:

@@ -39,8 +39,7 @@ class Hierarchy:
         return None
 
     def _value(self, key: str) -> bytes | None:
-        pointer = self._tree.pointer(key)
-        return None if pointer is None else self._tree.read(pointer)
+        return self._tree.value(key)
 
 
 def _folders(key: str) -> list[str]:

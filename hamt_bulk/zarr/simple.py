@@ -7,7 +7,7 @@ from hamt_bulk.block import AnyCID
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.crypto import Encryption
 from hamt_bulk.hamt import HAMT
-from hamt_bulk.nodes import CACHE_BYTES
+from hamt_bulk.nodecache import CACHE_BYTES
 from hamt_bulk.zarr.store import ZarrHAMTStore
 
 

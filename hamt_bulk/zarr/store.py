@@ -26,7 +26,7 @@ from hamt_bulk.hamt import HAMT
 from hamt_bulk.keys import folder_start
 from hamt_bulk.layout import PyHamt
 from hamt_bulk.manifest import TOMBSTONE, HashFn, encode_key
-from hamt_bulk.nodes import CACHE_BYTES, NodeCache
+from hamt_bulk.nodecache import CACHE_BYTES, NodeCache
 from hamt_bulk.zarr.folders import Listing
 from hamt_bulk.zarr.reading import Ranges, heavy, read, size_of
 

@@ -86,6 +86,18 @@ class PeerRun:
     """The peer's processor time for the calls alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class PeerHierarchy:
+    """What py-hamt's encrypted store has written and reads."""
+
+    root: str
+    blocks: dict[str, bytes]
+    values: dict[str, bytes | None]
+    """What its `get` gives for the keys asked for."""
+    array: list[float] | None
+    """The array "a" as zarr reads it from the store, if it has one."""
+
+
 class PyHamt:
     """A running py-hamt. Use it as a context manager, or `close` it."""
 
@@ -175,6 +187,39 @@ class PyHamt:
         )
         seconds: list[float] = answer["cpu_seconds"]
         return seconds
+
+    def encrypted(
+        self,
+        key: bytes,
+        header: bytes,
+        *,
+        root: str | None = None,
+        blocks: Mapping[str, bytes] | None = None,
+        values: Mapping[str, bytes] | None = None,
+        array: Iterable[float] | None = None,
+        wanted: Iterable[str] = (),
+    ) -> PeerHierarchy:
+        """
+        What its SimpleEncryptedZarrHAMTStore writes, or reads under `root`.
+
+        values  set under these keys, in a new tree
+        array   written by zarr, as the array "a" of a new group
+        wanted  keys to read
+
+        Raises `PeerError` for what it cannot decrypt.
+        """
+        return PeerHierarchy(
+            **self._ask(
+                "encrypted",
+                key=key,
+                header=header,
+                root=root,
+                blocks=dict(blocks or {}),
+                values=dict(values or {}),
+                array=None if array is None else list(array),
+                wanted=list(wanted),
+            )
+        )
 
     def close(self) -> None:
         """End the process. It can be closed twice."""

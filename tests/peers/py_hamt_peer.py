@@ -20,7 +20,10 @@ from typing import Any
 
 import blake3
 import multiformats
+import numpy
 import py_hamt  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import zarr.api.asynchronous
+from zarr.core.buffer import default_buffer_prototype
 
 HASHERS: dict[str, Callable[[bytes], bytes]] = {
     "blake3": lambda data: blake3.blake3(data).digest(),
@@ -42,6 +45,8 @@ HASHER_NAMES = {b"\x1e\x20": "blake3", b"\x12\x20": "sha2-256"}
 """By what stands before the digest in a CID: code and length."""
 
 DAG_CBOR = 0x71
+
+PROTOTYPE = default_buffer_prototype()
 
 
 def to_base32(cid: bytes) -> str:
@@ -187,6 +192,49 @@ async def run_on_own_cas(
     return {"cpu_seconds": seconds}
 
 
+async def encrypted(
+    key: bytes,
+    header: bytes,
+    root: str | None,
+    blocks: dict[str, bytes],
+    values: dict[str, bytes],
+    array: list[float] | None,
+    wanted: Iterable[str],
+) -> dict[str, Any]:
+    """
+    The tree after a SimpleEncryptedZarrHAMTStore was given `values`, and what one reads from it.
+
+    array  is written by zarr, as the array "a" of a new group; and read, if there is one
+    """
+    cas = DictCAS("blake3", blocks)
+    if values or array is not None:
+        hamt = await py_hamt.HAMT.build(cas=cas, values_are_bytes=True)
+        store = py_hamt.SimpleEncryptedZarrHAMTStore(hamt, False, key, header)
+        if array is not None:
+            group = await zarr.api.asynchronous.open_group(store, mode="w")
+            made = await group.create_array("a", shape=(len(array),), chunks=(2,), dtype="f8")
+            await made.setitem(slice(None), numpy.array(array))
+        for name, value in values.items():
+            await store.set(name, PROTOTYPE.buffer.from_bytes(value))
+        await hamt.make_read_only()
+        root = to_base32(bytes(hamt.root_node_id))
+    hamt = await py_hamt.HAMT.build(
+        cas=cas, root_node_id=multiformats.CID.decode(root), values_are_bytes=True, read_only=True
+    )
+    store = py_hamt.SimpleEncryptedZarrHAMTStore(hamt, True, key, header)
+    found = {name: await store.get(name, PROTOTYPE) for name in wanted}
+    read = None
+    if await store.exists("a/zarr.json"):
+        opened = await zarr.api.asynchronous.open_array(store=store, path="a", mode="r")
+        read = [float(number) for number in await opened.getitem(slice(None))]
+    return {
+        "root": root,
+        "blocks": {to_base32(cid): block for cid, block in cas.blocks.items()},
+        "values": {name: None if value is None else value.to_bytes() for name, value in found.items()},
+        "array": read,
+    }
+
+
 async def timed(hamt: Any, script: Iterable[tuple[Any, ...]]) -> tuple[list[Any], float]:
     """What the calls of a script give, and the processor time of them all."""
     answers = []
@@ -218,6 +266,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "open": open_,
     "run": run,
     "run_on_own_cas": run_on_own_cas,
+    "encrypted": encrypted,
 }
 
 

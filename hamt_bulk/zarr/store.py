@@ -24,7 +24,7 @@ from hamt_bulk.crypto import Encryption, checked
 from hamt_bulk.errors import InvalidInput, NotPortable, ReadOnly
 from hamt_bulk.hamt import HAMT
 from hamt_bulk.keys import folder_start
-from hamt_bulk.layout import PyHamt
+from hamt_bulk.layout import LayoutOption
 from hamt_bulk.manifest import TOMBSTONE, HashFn, encode_key
 from hamt_bulk.nodecache import CACHE_BYTES, NodeCache
 from hamt_bulk.zarr.folders import Listing
@@ -348,7 +348,9 @@ class ZarrHAMTStore(Store):
                 "scheduler of threads"
             )
         tree = self._draft.tree
-        parts = tree.root, self.hamt.cas, tree.layout, tree.hash_fn, tree.cache.max_bytes
+        hamt = self.hamt
+        shape = hamt.hash_fn, hamt.max_bucket_size, hamt.layout
+        parts = tree.root, hamt.cas, shape, tree.cache.max_bytes
         return _reopen, (type(self), *parts, self._is_open, self._encryption)
 
 
@@ -362,20 +364,21 @@ def _reopen(
     cls: type[ZarrHAMTStore],
     root: bytes,
     cas: ContentAddressedStore,
-    layout: PyHamt,
-    hash_fn: HashFn,
+    shape: tuple[HashFn, int, LayoutOption],
     max_cache_bytes: int,
     is_open: bool,
     encryption: Encryption | None,
 ) -> ZarrHAMTStore:
     """A store that came from a pickle."""
+    hash_fn, max_bucket_size, layout = shape
     hamt = HAMT(
         cas,
         hash_fn,
         root,
         True,
-        layout.max_bucket_size,
+        max_bucket_size,
         values_are_bytes=True,
+        layout=layout,
         cache=_shared_cache(configuration(cas), max_cache_bytes),
     )
     return cls._opened(hamt, encryption, is_open)

@@ -13,6 +13,7 @@ from hamt_bulk.keys import any_key
 from hamt_bulk.layout import Layout, PyHamt
 from hamt_bulk.manifest import HashFn, blake3_hashfn, encode_key
 from hamt_bulk.nodecache import EMPTY, Load, Node, NodeCache
+from hamt_bulk.pointers import cut, inline_bytes, is_inline
 from hamt_bulk.reads import drive, drive_async
 from hamt_bulk.tree import Found, Walk, entries, entries_below, lookup, root_slots
 
@@ -103,6 +104,26 @@ class Tree(Reader):
         return self._walked(
             entries(self.root, self.layout), lambda cids: self.cache.get(cids, self._load, scan=True)
         )
+
+    def read(
+        self, pointer: bytes, start: int = 0, stop: int | None = None, suffix: int | None = None
+    ) -> bytes:
+        if self.layout.keeps_values and is_inline(pointer):
+            return cut(inline_bytes(pointer), start, stop, suffix)
+        return super().read(pointer, start, stop, suffix)
+
+    async def read_async(
+        self, pointer: bytes, start: int = 0, stop: int | None = None, suffix: int | None = None
+    ) -> bytes:
+        if self.layout.keeps_values and is_inline(pointer):
+            return cut(inline_bytes(pointer), start, stop, suffix)
+        return await super().read_async(pointer, start, stop, suffix)
+
+    def sizes(self, pointers: Sequence[bytes]) -> list[int]:
+        if not self.layout.keeps_values:
+            return super().sizes(pointers)
+        stored = iter(super().sizes([pointer for pointer in pointers if not is_inline(pointer)]))
+        return [len(inline_bytes(pointer)) if is_inline(pointer) else next(stored) for pointer in pointers]
 
     def value(self, key: str) -> bytes | None:
         """The value under `key`; `None` when there is no such key."""

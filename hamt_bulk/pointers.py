@@ -51,6 +51,19 @@ def inline_value(pointer: bytes) -> IPLDKind:
         raise InvalidInput(f"an inline value is not dag-cbor: {error}") from error
 
 
+def inline_bytes(pointer: bytes) -> bytes:
+    """The value that a pointer is. Raises `InvalidInput` when it is no bytes."""
+    value = inline_value(pointer)
+    if not isinstance(value, bytes):
+        raise InvalidInput(f"the tree holds a {type(value).__name__} where bytes are expected")
+    return value
+
+
+def cut(value: bytes, start: int, stop: int | None, suffix: int | None) -> bytes:
+    """A range of bytes that are here; `suffix`: the last ones, as many."""
+    return value[start:stop] if suffix is None else value[max(len(value) - suffix, 0) :]
+
+
 def is_value(pointer: bytes) -> bool:
     """Whether what a CID names is bytes, in one block or a UnixFS file, rather than a structure of links."""
     return parse(pointer).codec in (RAW, DAG_PB)

@@ -149,7 +149,10 @@ def hash_map(
         _insert(root, 0, key, value, bit_width, bucket_size, digest)
     parts = {"hamt": _node(root, bit_width, blocks, hasher)}
     parts |= {"hashAlg": code, "hash_alg": code, "bucketSize": bucket_size, "bucket_size": bucket_size}
-    return blocks.put(as_it_comes({name: parts[name] for name in names}), DAG_CBOR, hasher)
+    root_block = _head(5, 3) + b"".join(
+        dag_cbor.encode(part) for name in names for part in (name, parts[name])
+    )
+    return blocks.put(root_block, DAG_CBOR, hasher)
 
 
 def _binary(key: str | bytes) -> bytes:
@@ -185,7 +188,7 @@ def _node(node: dict[int, Any], bit_width: int, blocks: Blocks, hasher: Hasher) 
     for slot, element in sorted(node.items()):
         bitmap[slot // 8] |= 1 << slot % 8
         if isinstance(element, dict):
-            child = as_it_comes(_node(element, bit_width, blocks, hasher))
+            child = dag_cbor.encode(_node(element, bit_width, blocks, hasher))
             element = link(blocks.put(child, DAG_CBOR, hasher))
         elements.append(element)
     return [bytes(bitmap), elements]

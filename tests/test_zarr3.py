@@ -221,6 +221,19 @@ def test_filters_are_those_of_numcodecs_with_the_same_configuration(case, order)
         assert stored[f"numcodecs.{config.pop('id')}"] == config
 
 
+@needs_numcodecs
+def test_what_comes_after_a_filter_is_told_of_its_result() -> None:
+    array = array_document(
+        dtype="<f8",
+        filters=[numcodecs.FixedScaleOffset(0, 10, "<f8", ">i2").get_config()],
+        compressor=numcodecs.Blosc().get_config(),
+    )
+    _, plain, blosc = json.loads(converted_values({".zarray": json.dumps(array).encode()})["zarr.json"])[
+        "codecs"
+    ]
+    assert plain["configuration"] == {"endian": "big"} and blosc["configuration"]["typesize"] == 2
+
+
 def buffers(values: Mapping[str, bytes]) -> dict[str, Any]:
     return {key: cpu.Buffer.from_bytes(value) for key, value in values.items()}
 
@@ -673,7 +686,10 @@ def test_what_is_v3_already_stays() -> None:
     zarr.create_array(new, name="both", shape=2, chunks=2, dtype="i4", attributes={"n": 3})[:] = 3
     before = in_store(old) | in_store(new)
     before.pop("zarr.json", None)
+    before[".zmetadata"] = json.dumps({"zarr_consolidated_format": 1, "metadata": {}}).encode()
     after = converted_values(before)
+    copies = json.loads(after["zarr.json"])["consolidated_metadata"]["metadata"]
+    assert sorted(copies) == ["both", "new", "new/v", "old"]
     for key in ("new/zarr.json", "new/v/zarr.json", "both/zarr.json"):
         assert after[key] == before[key]
     found = zarr.open_group(MemoryStore(buffers(after)), mode="r", zarr_format=3)

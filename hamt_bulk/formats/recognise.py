@@ -1,5 +1,7 @@
 """`open_root`: whose root it is, told from its block."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -62,17 +64,18 @@ def open_root(
 def _recognised(cid: bytes, cas: ContentAddressedStore, transformer: Transformer | None) -> Root:
     codec = parse(cid).codec
     reader = Reader(cas)
-    if codec == DAG_PB and is_ipldstore(_start_of(reader, cid)):
-        return IpldstoreRoot(cid, cas)  # of a version of dClimate's that had `ipfs add` take its roots
+    if codec == DAG_PB:
+        with _naming(cid, cas):
+            start = _start_of(reader, cid)
+        if is_ipldstore(start):
+            return IpldstoreRoot(cid, cas)  # of a version of dClimate's that had `ipfs add` take its roots
     if codec in (RAW, DAG_PB):
         what = "raw bytes, a value" if codec == RAW else "a UnixFS file or folder"
         raise InvalidInput(f"{text(cid)} names {what}, and not {WHAT_IS_READ}")
     if codec != DAG_CBOR:
         raise InvalidInput(f"{text(cid)} has the codec {codec:#x}, and a root is dag-cbor ({DAG_CBOR:#x})")
-    try:
+    with _naming(cid, cas):
         [data] = reader.blocks([cid])
-    except BlockNotFound as error:
-        raise BlockNotFound(f"the root {text(cid)} is not in this store, {cas!r}: {error}") from error
     if is_pyhamt(data):
         layout = PyHamt()
         refuse_child(cid, layout.decode(cid, data, is_root=True), layout, blake3_hashfn)
@@ -84,7 +87,17 @@ def _recognised(cid: bytes, cas: ContentAddressedStore, transformer: Transformer
     why = why_no_ipldstore(data)
     if why is None:
         return IpldstoreRoot(cid, cas)
-    raise InvalidInput(f"{text(cid)} is not {WHAT_IS_READ}: {_seen(data)}; for an ipldstore, {why}")
+    seen = _seen(data)
+    more = f"; for an ipldstore, {why}" if seen.startswith("a map") else ""
+    raise InvalidInput(f"{text(cid)} is not {WHAT_IS_READ}: {seen}{more}")
+
+
+@contextmanager
+def _naming(root: bytes, cas: ContentAddressedStore) -> Iterator[None]:
+    try:
+        yield
+    except BlockNotFound as error:
+        raise BlockNotFound(f"the root {text(root)} is not in this store, {cas!r}: {error}") from error
 
 
 def _start_of(reader: Reader, cid: bytes) -> bytes:

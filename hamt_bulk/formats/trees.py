@@ -165,15 +165,13 @@ class PyHamt2Root(TreeRoot):
 
     @cached_property
     def _is_encoded(self) -> bool:
-        """Whether values are dag-cbor."""
+        """Whether values are dag-cbor. There were transformers only when they were."""
+        if self.transformer_decode is not None:
+            return True
         stored = ((key, pointer) for key, pointer in self.pointers() if self._is_stored(pointer))
         some = list(islice(stored, SAMPLED_VALUES))
-        blocks = self.tree.blocks([pointer for _, pointer in some])
-        kinds = set()
-        for (key, _), data in zip(some, blocks, strict=True):
-            value = data if self.transformer_decode is None else self.transformer_decode(key, data)
-            kinds.add(is_encoded_value(value))
-        if len(kinds) > 1 and self.transformer_decode is None:
+        kinds = set(map(is_encoded_value, self.tree.blocks([pointer for _, pointer in some])))
+        if len(kinds) > 1:
             raise InvalidInput(
                 f"{text(self.root)}: of {len(some)} values some are dag-cbor and some are not: pass the transformer_decode, or "
                 "the encryption, that they were written with"

@@ -1,9 +1,7 @@
 """`to_hamt`: a dataset becomes a root."""
 
 import asyncio
-import warnings
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -11,41 +9,26 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from multiformats import CID
 
-from hamt_bulk.block import AnyCID, Data, to_bytes, to_cid
-from hamt_bulk.bulk import Base, Target, abandon, conclude, concluded
+from hamt_bulk.block import AnyCID, to_bytes, to_cid
+from hamt_bulk.bulk import Target, abandon, conclude, concluded
 from hamt_bulk.cas import ContentAddressedStore
-from hamt_bulk.cas.loop import run_sync
 from hamt_bulk.crypto import Encryption, checked
-from hamt_bulk.crypto.edits import edit
-from hamt_bulk.dask.runner import ClientRunner, Stage, Stages, client_here, run, run_async, runner_here
+from hamt_bulk.dask.runner import ClientRunner, Stages, client_here, run, run_async, runner_here
 from hamt_bulk.dask.stages import tree_stages, whole_graph
-from hamt_bulk.dask.workers import versions
 from hamt_bulk.errors import Conflict, InvalidInput
 from hamt_bulk.journal import JournalOption, Resuming
 from hamt_bulk.layout import BUCKET_SIZE
-from hamt_bulk.manifest import TOMBSTONE, Manifest, blake3_hashfn
-from hamt_bulk.progress import Progress, ProgressOption, progress_of
-from hamt_bulk.xarray.identity import encrypted_identity, identity, source_names
+from hamt_bulk.manifest import blake3_hashfn
+from hamt_bulk.progress import ProgressOption, progress_of
 from hamt_bulk.xarray.keys import check_key, check_key_async
 from hamt_bulk.xarray.plan import (
     Region,
-    Source,
     XarrayObject,
-    ZarrArray,
     ZarrMode,
     ZarrOptions,
     explained,
-    plan,
 )
-from hamt_bulk.xarray.write import WriteStage
-from hamt_bulk.zarr import ZarrHAMTStore
-from hamt_bulk.zarr.checked import (
-    open_checked,
-    refuse_other_chunks,
-    refuse_other_encryption,
-    refuse_other_names,
-)
-from hamt_bulk.zarr.recording import RecordingStore, named_in
+from hamt_bulk.xarray.preparing import Prepared, prepared
 
 
 @overload
@@ -172,9 +155,9 @@ def to_hamt(
     check_key(runner, checked(encryption))
     with Resuming(journal, resume, target.cas) as resuming:
         show = progress_of(progress)
-        plan = partial(_plan, ds, target, root, options, encryption, resuming, runner.workers, show)
+        plan = partial(prepared, ds, target, root, options, encryption, resuming, runner.workers, show)
         if compute:
-            stages = _stages(target, plan, runner.workers, encryption)
+            stages = _stages(plan, runner.workers, encryption)
             made = concluded(target, root, lambda: run(stages, runner, target.cas, show))
             resuming.complete()
             return made
@@ -188,7 +171,7 @@ def to_hamt(
         except BaseException as error:
             abandon(target.cas, error)
             raise
-    graph, key = whole_graph(target, planned.write, planned.edits, planned.base)
+    graph, key = whole_graph(planned.target, planned.write, planned.edits, planned.base)
     return Delayed(key, HighLevelGraph.from_collections(key, graph, dependencies=()))
 
 
@@ -240,8 +223,8 @@ async def to_hamt_async(
     workers = ClientRunner(client).workers
     with Resuming(journal, resume, target.cas) as resuming:
         show = progress_of(progress)
-        plan = partial(_plan, ds, target, root, options, encryption, resuming, workers, show)
-        stages = _stages(target, plan, workers, encryption)
+        plan = partial(prepared, ds, target, root, options, encryption, resuming, workers, show)
+        stages = _stages(plan, workers, encryption)
         try:
             new = await run_async(stages, client, target.cas, show)
         except BaseException as error:
@@ -265,29 +248,10 @@ def _root_of(base: AnyCID | None, options: ZarrOptions) -> bytes | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """
-    What is left to do after everything that is in memory was saved, durably.
-
-    sources  the Dask arrays that are to be written
-    write    the stage that does it
-    edits    of what was saved, now or by calls before this one
-    base     the tree that changes
-    """
-
-    sources: Sequence[Source]
-    write: Stage
-    edits: Sequence[Manifest]
-    base: Base
-
-
-def _stages(
-    target: Target, plan: Callable[[], _Plan], workers: int, encryption: Encryption | None
-) -> Stages[bytes]:
+def _stages(plan: Callable[[], Prepared], workers: int, encryption: Encryption | None) -> Stages[bytes]:
     planned = plan()
     try:
-        return (yield from tree_stages(target, planned.write, planned.edits, planned.base, workers))
+        return (yield from tree_stages(planned.target, planned.write, planned.edits, planned.base, workers))
     except Conflict as error:
         raise explained(_revealed(error, encryption), planned.sources) from error
 
@@ -300,92 +264,3 @@ def _revealed(conflict: Conflict, encryption: Encryption | None) -> Conflict:
     if encryption is None or not encryption.hide_names or not (quote and end):
         return conflict
     return Conflict(message.replace(repr(name), repr(encryption.key_of(name)), 1))
-
-
-def _plan(
-    ds: XarrayObject,
-    target: Target,
-    root: bytes | None,
-    options: ZarrOptions,
-    encryption: Encryption | None,
-    resuming: Resuming,
-    workers: int,
-    show: Progress,
-) -> _Plan:
-    base = Base.of(target, root)
-    store = None if root is None else _opened(root, target.cas, options, encryption)
-    record = RecordingStore(store)
-    edits: list[tuple[str, bytes]] = []
-    digests: dict[str, bytes] = {}
-    with target.cas.writer() as writer:
-
-        def save(key: str, value: Data | None) -> None:
-            edits.append(edit(encryption, key, value, writer.save))
-            if encryption is not None:
-                digests[key] = encryption.digest(value or b"")
-
-        sources = plan(ds, record, options, save)
-        if store is not None and "" not in record.cleared:
-            refuse_other_chunks(store, (_first_chunk(source.target) for source in sources))
-        documents = dict(record.metadata())
-        for key, value in documents.items():
-            save(key, value)
-        writer.flush()
-    if store is not None:
-        if documents and "" not in record.cleared:
-            _warn_of_old_copy(store, documents)
-        if record.cleared:
-            base = _cleared(target, base, store, record)
-    saved = Manifest.of(edits, target.hash_fn)
-    if encryption is None:
-        build = identity(target, root, documents, saved, sources)
-    else:
-        build = encrypted_identity(target, root, documents, digests, sources, encryption)
-    count = sum(source.array.npartitions for source in sources)
-    names = source_names(sources, encryption)
-    finished = resuming.begin(build, versions(), names, count, saved, target.hash_fn, show)
-    write = WriteStage(target, sources, record, workers, finished.blocks, resuming.add, encryption)
-    return _Plan(sources, write, [saved, *finished.manifests], base)
-
-
-def _first_chunk(array: ZarrArray) -> str:
-    """The key of the chunk at the origin."""
-    chunk: str = array.metadata.encode_chunk_key((0,) * len(array.shape))
-    return f"{array.path}/{chunk}".lstrip("/")
-
-
-def _opened(
-    root: bytes, cas: ContentAddressedStore, options: ZarrOptions, encryption: Encryption | None
-) -> ZarrHAMTStore:
-    """The store of the base. Raises `WrongKey` or `NotAuthentic` where it is encrypted otherwise than the build."""
-    store = open_checked(root, cas, encryption)
-    if options.mode == "w" and not options.group:
-        return store  # nothing of it stays
-    if encryption is not None or options.group:
-        refuse_other_encryption(store)
-    else:
-        refuse_other_names(
-            store
-        )  # its documents zarr reads, through a store that says when they are encrypted
-    return store
-
-
-def _warn_of_old_copy(base: ZarrHAMTStore, written: Container[str]) -> None:
-    """Where the base's consolidated metadata stays and documents below it change, readers would miss that."""
-    for document in ("zarr.json", ".zmetadata"):
-        content = None if document in written else run_sync(base.get(document))
-        if content is not None and named_in(document, content.to_bytes()) is not None:
-            warnings.warn(
-                "the base has consolidated metadata, and with consolidated=False it does not get to know of what is "
-                "written now: readers and later appends would miss it. Leave the argument out",
-                stacklevel=2,
-            )
-
-
-def _cleared(target: Target, base: Base, store: ZarrHAMTStore, record: RecordingStore) -> Base:
-    """`base` without the folders that were replaced."""
-    if "" in record.cleared:
-        return Base.of(target, None)
-    names = (name for name, _ in store.hamt.draft.tree.entries())  # its nodes are there already
-    deleted = ((name, TOMBSTONE) for name in names if record.is_cleared(store.key_of(name)))
-    return replace(base, cleared=Manifest.of(deleted, target.hash_fn))

@@ -13,9 +13,12 @@ from xarray.backends.zarr import ZarrBackendEntrypoint
 from hamt_bulk.block import to_bytes
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.crypto import Encryption, checked
-from hamt_bulk.errors import InvalidInput
+from hamt_bulk.errors import InvalidInput, MalformedNode
+from hamt_bulk.formats.recognise import open_root
+from hamt_bulk.formats.trees import PyHamtRoot
 from hamt_bulk.zarr import ZarrHAMTStore
 from hamt_bulk.zarr.checked import has, open_checked, refuse_other_names
+from hamt_bulk.zarr.roots import RootStore
 
 
 class HamtBackendEntrypoint(BackendEntrypoint):
@@ -98,14 +101,20 @@ class HamtBackendEntrypoint(BackendEntrypoint):
         )
 
 
-def _format_of(store: ZarrHAMTStore, group: str | None) -> int | None:
-    """
-    3 where the group's metadata is a zarr.json, else `None`: zarr has to look.
-
-    It would look for four documents at once, and on a network each costs a request.
-    """
-    folder = (group or "").strip("/")
-    return 3 if has(store, f"{folder}/zarr.json".lstrip("/")) else None
+def _of_others(
+    root: CID | str | PathLike[str],
+    cas: ContentAddressedStore | str,
+    encryption: Encryption | None,
+    error: MalformedNode,
+) -> RootStore:
+    """The store of a root that is no tree of py-hamt 3's, as `error` says."""
+    try:
+        opened = open_root(root, cas, encryption=encryption)
+    except InvalidInput as other:
+        raise other from error
+    if isinstance(opened, PyHamtRoot):
+        raise error  # it is damaged
+    return RootStore(opened)
 
 
 def _store(
@@ -114,15 +123,27 @@ def _store(
     encryption: Encryption | None,
     options: dict[str, Any],
 ) -> Any:  # xarray's own type leaves Zarr stores out
-    """The store of a root; the Zarr format that it has goes to `options`, unless they name one."""
+    """
+    The store of a root; the Zarr format that it has goes to `options`, unless they name one.
+
+    That is 3 where the group's metadata is a zarr.json; else zarr has to look, for four documents at once, of which each
+    costs a request on a network.
+    """
     if cas is None:
         raise InvalidInput(
             'where are the blocks? Pass cas=, a store or its URL: xr.open_dataset(root, engine="hamt", cas="store")'
         )
-    store = open_checked(root, cas, checked(encryption))
-    found = _format_of(store, options.get("group"))
-    if found is None:
-        refuse_other_names(store)
+    tree = open_checked(root, cas, checked(encryption))
+    store: ZarrHAMTStore | RootStore = tree
+    folder = (options.get("group") or "").strip("/")
+    document = f"{folder}/zarr.json".lstrip("/")
+    try:
+        found = 3 if has(tree, document) else None
+        if found is None:
+            refuse_other_names(tree)
+    except MalformedNode as error:
+        store = others = _of_others(root, cas, encryption, error)
+        found = 3 if document in others.source else None
     if options.get("zarr_format") is None:
         options["zarr_format"] = found
     return store

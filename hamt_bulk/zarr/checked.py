@@ -15,6 +15,7 @@ from hamt_bulk.crypto.bound import MAGIC
 from hamt_bulk.crypto.names import decoded
 from hamt_bulk.errors import InvalidInput, WrongKey
 from hamt_bulk.keys import is_metadata
+from hamt_bulk.layout import LayoutOption
 from hamt_bulk.zarr.reading import Ranges, read
 from hamt_bulk.zarr.store import ZarrHAMTStore
 
@@ -53,11 +54,12 @@ def open_checked(
     root: AnyCID | PathLike[str],
     cas: ContentAddressedStore | str | PathLike[str],
     encryption: Encryption | None,
+    layout: LayoutOption = None,
 ) -> ZarrHAMTStore:
     """The read-only store of a root, which is a Zarr hierarchy."""
     if encryption is None:
-        return UnencryptedStore.open(root, cas)
-    return ZarrHAMTStore.open(root, cas, encryption=encryption)
+        return UnencryptedStore.open(root, cas, layout=layout)
+    return ZarrHAMTStore.open(root, cas, encryption=encryption, layout=layout)
 
 
 def has(store: ZarrHAMTStore, key: str) -> bool:

@@ -90,12 +90,14 @@ class ZarrHAMTStore(Store):
         *,
         max_cache_bytes: int = CACHE_BYTES,
         encryption: Encryption | None = None,
+        layout: LayoutOption = None,
     ) -> Self:
         """
         The read-only store of the tree `root`, opened. `cas` may also be a URL.
 
         max_cache_bytes  memory for decoded nodes
         encryption       how the hierarchy was encrypted
+        layout           that of the tree, where it is a HashMap
         """
         hamt = HAMT(
             open_cas(cas),
@@ -103,6 +105,7 @@ class ZarrHAMTStore(Store):
             read_only=True,
             values_are_bytes=True,
             max_cache_bytes=max_cache_bytes,
+            layout=layout,
         )
         return cls._opened(hamt, encryption)
 

@@ -41,12 +41,18 @@ class SealedRoot(Root):
         self.inner = inner
         self.kind = inner.kind
         self.encryption = encryption
+        self._knows_names = not encryption.hide_names
 
     def pointers(self) -> Iterator[tuple[str, bytes]]:
         return ((self.encryption.key_of(name), pointer) for name, pointer in self.inner.pointers())
 
     def pointer(self, key: str) -> bytes | None:
-        return self.inner.pointer(self.encryption.name(key))
+        found = self.inner.pointer(self.encryption.name(key))
+        if found is None and not self._knows_names:
+            # With another key no name would be found, and the root seem empty.
+            next(self.pointers(), None)
+            self._knows_names = True
+        return found
 
     def values(self, entries: Sequence[tuple[str, bytes]]) -> list[IPLDKind]:
         named = [(self.encryption.name(key), pointer) for key, pointer in entries]

@@ -10,11 +10,14 @@ import typer
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.cli.cluster import running_on
 from hamt_bulk.cli.console import CasOption, RootArgument, command, root_of, say, store, url_of, wrong
+from hamt_bulk.cli.encryption import EncryptionOption, encryption_of
 from hamt_bulk.errors import InvalidInput
 
 if TYPE_CHECKING:
     import xarray as xr
     from multiformats import CID
+
+    from hamt_bulk.crypto import Encryption
 
 SourcesArgument = Annotated[
     list[str],
@@ -99,6 +102,7 @@ def ingest(
         str | None,
         typer.Option(metavar="JSON", help='xarray\'s encoding, as in {"t2m": {"dtype": "float32"}}.'),
     ] = None,
+    encryption: EncryptionOption = None,
     pin: PinOption = None,
     journal: JournalPath = None,
     no_journal: NoJournal = False,
@@ -110,7 +114,7 @@ def ingest(
     Whatever ends it too early, a call with the same arguments goes on from there.
     """
     _refuse_both(scheduler, workers, threads)
-    target = store(cas)
+    target, key = store(cas), encryption_of(encryption)
     sizes, encodings = parse_chunks(chunks), parse_encoding(encoding)
 
     from hamt_bulk.cli.sources import open_sources
@@ -128,11 +132,12 @@ def ingest(
             group=group,
             encoding=encodings,
             zarr_format=source.zarr_format,
+            encryption=key,
             pin=pin,
             journal=_journal(journal, no_journal),
             resume=resume,
         )
-    _tell(root, started, url_of(target, cas), group)
+    _tell(root, started, url_of(target, cas), group, key)
 
 
 @command
@@ -152,6 +157,7 @@ def append(
     ] = 0,
     threads: ThreadsOption = None,
     scheduler: SchedulerOption = None,
+    encryption: EncryptionOption = None,
     pin: PinOption = None,
     journal: JournalPath = None,
     no_journal: NoJournal = False,
@@ -164,14 +170,14 @@ def append(
     already are refused, so a call that is made twice appends once.
     """
     _refuse_both(scheduler, workers or None, threads)
-    target, base = store(cas), root_of(root)
+    target, base, key = store(cas), root_of(root), encryption_of(encryption)
 
     from hamt_bulk.cli.sources import open_sources
     from hamt_bulk.xarray import to_hamt
 
     started = time.perf_counter()
     source = open_sources(sources, {}, engine=engine, concat_dim=concat_dim, zarr_format=None)
-    refuse_overlap(source.ds, dim, base, target, group)
+    refuse_overlap(source.ds, dim, base, target, group, key)
     say(f"variables  {', '.join(map(str, source.ds.data_vars)) or 'none'}")
     say(f"appended   {source.ds.sizes[dim]} along {dim}")
     with running_on(None if scheduler else workers, threads, scheduler) as where:
@@ -183,15 +189,21 @@ def append(
             group=group,
             append_dim=dim,
             align_chunks=True,
+            encryption=key,
             pin=pin,
             journal=_journal(journal, no_journal),
             resume=resume,
         )
-    _tell(new, started, url_of(target, cas), group)
+    _tell(new, started, url_of(target, cas), group, key)
 
 
 def refuse_overlap(
-    ds: "xr.Dataset", dim: str, base: bytes, cas: ContentAddressedStore, group: str | None
+    ds: "xr.Dataset",
+    dim: str,
+    base: bytes,
+    cas: ContentAddressedStore,
+    group: str | None,
+    encryption: "Encryption | None" = None,
 ) -> None:
     """Raises `InvalidInput` when the base has some of the coordinate's values already."""
     import xarray as xr
@@ -200,7 +212,7 @@ def refuse_overlap(
 
     if dim not in ds.dims:
         raise InvalidInput(f"the sources have no dimension {dim!r}, but {', '.join(map(str, ds.dims))}")
-    there = xr.open_dataset(text(base), engine="hamt", cas=cas, group=group, chunks=None)
+    there = xr.open_dataset(text(base), engine="hamt", cas=cas, group=group, encryption=encryption, chunks=None)
     if dim not in ds.indexes or dim not in there.indexes:
         return
     both = ds.indexes[dim].intersection(there.indexes[dim])
@@ -222,14 +234,16 @@ def _refuse_both(scheduler: str | None, workers: int | None, threads: int | None
         wrong("--scheduler", "the workers of a cluster are its own: leave out --workers and --threads")
 
 
-def _tell(root: "CID", started: float, url: str, group: str | None) -> None:
+def _tell(
+    root: "CID", started: float, url: str, group: str | None, encryption: "Encryption | None"
+) -> None:
     """The root on stdout, and for people how it is opened."""
     from hamt_bulk.block import text, to_bytes
 
     root_text = text(to_bytes(root))
     say(f"seconds    {time.perf_counter() - started:.1f}")
     say()
-    say(opening(root_text, url, group))
+    say(opening(root_text, url, group, encryption))
     print(root_text)
 
 
@@ -260,9 +274,15 @@ def parse_encoding(given: str | None) -> dict[str, dict[str, Any]] | None:
     return encoding
 
 
-def opening(root: str, url: str, group: str | None = None) -> str:
+def opening(
+    root: str, url: str, group: str | None = None, encryption: "Encryption | None" = None
+) -> str:
     """The Python that opens a root."""
     more = "" if group is None else f", group={group!r}"
+    names = ""
+    if encryption is not None:
+        more += f", encryption={encryption!r}"
+        names = "from hamt_bulk import Encryption, KeyEnv, KeyFile\n"
     return (
-        f'import xarray as xr\nds = xr.open_dataset("{root}", engine="hamt", cas={url!r}{more}, chunks={{}})'
+        f'import xarray as xr\n{names}ds = xr.open_dataset("{root}", engine="hamt", cas={url!r}{more}, chunks={{}})'
     )

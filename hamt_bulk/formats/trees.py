@@ -77,9 +77,9 @@ class PyHamtRoot(TreeRoot):
         super().__init__(root, cas, PyHamt(hasher=cas.hasher))
 
     def store(self) -> Any:
-        from hamt_bulk.zarr import ZarrHAMTStore  # zarr takes half a second to import
+        from hamt_bulk.zarr.checked import open_checked  # zarr takes half a second to import
 
-        return ZarrHAMTStore.open(self.root, self.cas)
+        return open_checked(self.root, self.cas, None)
 
 
 class HashMapRoot(TreeRoot):

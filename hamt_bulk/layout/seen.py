@@ -17,7 +17,7 @@ def is_other_root(node: Any) -> bool:
 def described(node: Any) -> str:
     """What a block, or an item of one, looks like."""
     match node:
-        case {"hamt": _, "hashAlg": _, "bucketSize": _}:
+        case {"hamt": [bytes(), list()], "hashAlg": int(), "bucketSize": int()}:
             return "it is the root of an IPLD HashMap"
         case {"B": dict(), "L": dict()} if len(node) == 2:
             return "it is a node of py-hamt 2"

@@ -19,9 +19,12 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from hamt_bulk.block import text
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.cas.wrap import configuration
-from hamt_bulk.errors import InvalidInput
+from hamt_bulk.crypto.bound import MAGIC
+from hamt_bulk.errors import InvalidInput, WrongKey
 from hamt_bulk.formats.root import Root
+from hamt_bulk.formats.sealed import SealedRoot
 from hamt_bulk.keys import folder_start
+from hamt_bulk.zarr.checked import ENCRYPTED
 from hamt_bulk.zarr.folders import Folders
 from hamt_bulk.zarr.store import StoreIsReadOnly
 
@@ -71,7 +74,12 @@ class RootStore(Store):
 
     def _read(self, key: str, start: int, stop: int | None, suffix: int | None) -> bytes | None:
         pointer = self.source.pointer(key)
-        return None if pointer is None else self.source.read(key, pointer, start, stop, suffix)
+        if pointer is None:
+            return None
+        data = self.source.read(key, pointer, start, stop, suffix)
+        if not start and not isinstance(self.source, SealedRoot) and data.startswith(MAGIC):
+            raise WrongKey(f"{key!r} {ENCRYPTED}")
+        return data
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]

@@ -16,6 +16,7 @@ from hamt_bulk.cas.wrap import configuration
 from hamt_bulk.conversion.parts import Job, parts_of
 from hamt_bulk.conversion.stages import ConvertStage, conversion_stages, verify_stages
 from hamt_bulk.conversion.values import Values
+from hamt_bulk.dask.keys import check_key
 from hamt_bulk.dask.runner import run as run_stages
 from hamt_bulk.dask.runner import runner_here
 from hamt_bulk.dask.stage import Stages
@@ -85,9 +86,11 @@ def convert(
     opened = open_cas(cas)
     written = opened if target is None else open_cas(target)
     source = open_root(root, opened, encryption=decryption, transformer_decode=transformer_decode)
+    runner = runner_here("convert in a thread (asyncio.to_thread) with a synchronous Client")
+    for key in (encryption, decryption):
+        check_key(runner, key)
     layout = None if to == "ipldstore" else to
     made = Target.of(written, max_bucket_size, blake3_hashfn, pin, layout)
-    runner = runner_here("convert in a thread (asyncio.to_thread) with a synchronous Client")
     is_copy = configuration(written) != configuration(opened)
     with Resuming(journal, resume, made.cas, "parts of the source") as resuming:
         show = progress_of(progress)

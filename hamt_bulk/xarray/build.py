@@ -13,6 +13,7 @@ from hamt_bulk.block import AnyCID, to_bytes, to_cid
 from hamt_bulk.bulk import Target, abandon, conclude, concluded
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.crypto import Encryption, checked
+from hamt_bulk.dask.keys import check_key, check_key_async
 from hamt_bulk.dask.runner import ClientRunner, Stages, client_here, run, run_async, runner_here
 from hamt_bulk.dask.stages import tree_stages, whole_graph
 from hamt_bulk.errors import Conflict, InvalidInput
@@ -20,7 +21,6 @@ from hamt_bulk.journal import JournalOption, Resuming
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import blake3_hashfn
 from hamt_bulk.progress import ProgressOption, progress_of
-from hamt_bulk.xarray.keys import check_key, check_key_async
 from hamt_bulk.xarray.plan import (
     Region,
     XarrayObject,

@@ -27,7 +27,7 @@ from hamt_bulk.errors import BlockNotFound, CASError, HamtError, InvalidInput
 from hamt_bulk.keys import key_text
 from hamt_bulk.layout import BUCKET_SIZE, Layout, LayoutOption, OtherLayout, PyHamt, Slot, chosen
 from hamt_bulk.manifest import TOMBSTONE, HashFn, Manifest, blake3_hashfn, encode_key, merge, override
-from hamt_bulk.pointers import Inline, inline_pointer
+from hamt_bulk.pointers import Inline, inline_pointer, link_pointer
 from hamt_bulk.reads import drive
 from hamt_bulk.shapes import layout_of
 from hamt_bulk.tree import assemble, root_slots, update_slots
@@ -211,7 +211,7 @@ def save_values(items: Items, writer: Writer, layout: Layout) -> Iterable[tuple[
         if isinstance(value, (bytes, bytearray, memoryview)):
             yield key, writer.save(value)
         elif isinstance(value, CID):
-            yield key, bytes(value)
+            yield key, link_pointer(value)
         elif value is None:
             yield key, TOMBSTONE
         elif layout.keeps_values:

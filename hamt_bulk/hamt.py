@@ -26,7 +26,7 @@ from hamt_bulk.keys import key_text, plain_key
 from hamt_bulk.layout import BUCKET_SIZE, HashMap, LayoutOption, OtherLayout, chosen
 from hamt_bulk.manifest import TOMBSTONE, HashFn, blake3_hashfn
 from hamt_bulk.nodecache import CACHE_BYTES, NodeCache
-from hamt_bulk.pointers import Inline, inline_pointer, inline_value, is_inline, is_value
+from hamt_bulk.pointers import Inline, inline_pointer, inline_value, is_inline, is_value, link_pointer
 from hamt_bulk.shapes import shape_of
 
 VALUES_AT_ONCE = 32
@@ -130,7 +130,7 @@ class HAMT:
     async def set_pointer(self, key: Key, pointer: AnyCID) -> None:
         """Gives `key` the value of this CID, which the store has or will have; it is not looked for."""
         self._refuse_read_only("set_pointer", key)
-        await self.draft.record({self._key(key): to_bytes(pointer)})
+        await self.draft.record({self._key(key): link_pointer(to_bytes(pointer))})
 
     async def update(self, items: Mapping[str, IPLDKind] | Iterable[tuple[Key, IPLDKind]]) -> None:
         """
@@ -292,7 +292,7 @@ class HAMT:
 
     def _key(self, key: Key) -> str:
         """A key as the tree has it. Raises `InvalidInput` for what is none."""
-        if self.draft.tree.layout.any_keys and isinstance(key, bytes):
+        if self.draft.tree.layout.any_keys:
             return key_text(key)
         self.draft.refuse_key(key)  # type: ignore[arg-type]  # refuses bytes
         return key  # type: ignore[return-value]
@@ -305,7 +305,7 @@ class HAMT:
         if not self._keeps_values:
             return None
         if isinstance(value, CID):
-            return bytes(value)
+            return link_pointer(value)
         if isinstance(value, (bytes, bytearray, memoryview)):
             return None
         if self.values_are_bytes:

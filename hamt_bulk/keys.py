@@ -34,8 +34,14 @@ def any_key(key: str) -> bytes:
 
 
 def key_text(key: str | bytes) -> str:
-    """The text of a key, with escapes for bytes that are no UTF-8: `any_key` gives the same bytes back."""
-    return key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key
+    """
+    The text of a key, with escapes for bytes that are no UTF-8: `any_key` gives the same bytes back.
+
+    Equal keys have equal texts, also where text has escapes for bytes that are UTF-8 together.
+    """
+    if isinstance(key, str) and plain_key(key) is key:
+        return key
+    return (key if isinstance(key, bytes) else any_key(key)).decode("utf-8", "surrogateescape")
 
 
 def plain_key(key: str) -> str | bytes:

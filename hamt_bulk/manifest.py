@@ -71,6 +71,8 @@ class Manifest:
     @classmethod
     def concat(cls, manifests: Sequence["Manifest"]) -> "Manifest":
         """The rows of all `manifests` in the order of their hashes; rows of one key stay in theirs."""
+        # One without rows need not have the others' width.
+        manifests = [manifest for manifest in manifests if len(manifest)] or manifests[:1]
         if len(manifests) == 1:
             return manifests[0]
         if not manifests:

@@ -159,6 +159,8 @@ class NodeCache:
                 future.set_result(nodes.get(cid))
 
     def _keep(self, cid: bytes, node: Node, scan: bool) -> None:
+        if scan and self.nbytes >= self.max_bytes:
+            return
         size = node_bytes(node)
         if size > self.max_bytes or (scan and self.nbytes + size > self.max_bytes):
             return

@@ -99,10 +99,10 @@ class Tree(Reader):
         """The slots of the root. They are shared, so nobody changes them."""
         return self.cache.get([self.root], self._load)[0]
 
-    def entries(self) -> Iterator[tuple[str, bytes]]:
-        """All keys and pointers, in no promised order. Loads each node once and no value."""
+    def entries(self, batch: int = 256) -> Iterator[tuple[str, bytes]]:
+        """All keys and pointers, in no promised order. Loads each node once, so many together at most, and no value."""
         return self._walked(
-            entries(self.root, self.layout), lambda cids: self.cache.get(cids, self._load, scan=True)
+            entries(self.root, self.layout, batch), lambda cids: self.cache.get(cids, self._load, scan=True)
         )
 
     def read(

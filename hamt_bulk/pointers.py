@@ -9,18 +9,24 @@ Only the layouts that may hold values inline (an IPLD HashMap, ipldstore) give s
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import dag_cbor
 from dag_cbor.encoding import CBOREncodingError
 from dag_cbor.ipld import IPLDKind
 from multiformats import CID
 
-from hamt_bulk.block import DAG_PB, RAW, parse
+from hamt_bulk.block import DAG_PB, RAW, parse, text
 from hamt_bulk.errors import InvalidInput
+from hamt_bulk.foreign import from_cbor
 
 INLINE = b"\x00"
 """What the pointer of an inline value begins with."""
+
+LINK_HEAD = b"\xd8\x2a"
+"""What a link begins with in dag-cbor: tag 42."""
+
+MAX_DIGEST_BYTES = 64
+"""The longest digest of a CID in a node. sha2-512 has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +36,28 @@ class Inline:
     value: IPLDKind
 
 
+def link_pointer(cid: CID | bytes) -> bytes:
+    """The pointer of a value that has a CID. Raises `InvalidInput` for one that nodes cannot be read with."""
+    pointer = bytes(cid)
+    if len(parse(pointer).digest) > MAX_DIGEST_BYTES:
+        raise InvalidInput(
+            f"{text(pointer)} has a digest of {len(parse(pointer).digest)} bytes, and decoders of dag-cbor take at most "
+            f"{MAX_DIGEST_BYTES}: save the value, and give its CID"
+        )
+    return pointer
+
+
 def inline_pointer(value: IPLDKind) -> bytes:
-    """The pointer of a value that is kept inline. Raises `InvalidInput` for what is no IPLD value."""
+    """The pointer of a value that is kept inline; of a link itself. Raises `InvalidInput` for what is no IPLD value."""
+    if isinstance(value, CID):
+        return link_pointer(value)
     try:
-        return INLINE + dag_cbor.encode(value)
-    except (CBOREncodingError, RecursionError, UnicodeError, TypeError) as error:
+        pointer = INLINE + dag_cbor.encode(value)
+        if LINK_HEAD in pointer:
+            from_cbor(pointer[len(INLINE) :])
+    except (CBOREncodingError, RecursionError, UnicodeError, TypeError, ValueError) as error:
         raise InvalidInput(f"{value!r:.80} is no IPLD value: {error}") from None
+    return pointer
 
 
 def is_inline(pointer: bytes) -> bool:
@@ -67,23 +89,3 @@ def cut(value: bytes, start: int, stop: int | None, suffix: int | None) -> bytes
 def is_value(pointer: bytes) -> bool:
     """Whether what a CID names is bytes, in one block or a UnixFS file, rather than a structure of links."""
     return parse(pointer).codec in (RAW, DAG_PB)
-
-
-def links_of_pointer(pointer: bytes) -> list[bytes]:
-    """The CIDs of the blocks that a pointer names: one, or those within an inline value."""
-    if not is_inline(pointer):
-        return [pointer]
-    if b"\xd8\x2a" not in pointer:
-        return []
-    found: list[bytes] = []
-    waiting: list[Any] = [inline_value(pointer)]
-    while waiting:
-        part = waiting.pop()
-        match part:
-            case dict():
-                waiting += part.values()
-            case list():
-                waiting += part
-            case CID():
-                found.append(bytes(part))
-    return found

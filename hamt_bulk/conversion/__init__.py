@@ -7,6 +7,7 @@ from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from dask.base import tokenize
 from multiformats import CID
 
 from hamt_bulk.block import AnyCID, text
@@ -94,7 +95,8 @@ def convert(
     is_copy = configuration(written) != configuration(opened)
     with Resuming(journal, resume, made.cas, "parts of the source") as resuming:
         show = progress_of(progress)
-        plan = _Plan(source, made, to, Values(source, made.cas, made.layout, encryption, is_copy))
+        decoding = _decoding(decryption, transformer_decode)
+        plan = _Plan(source, decoding, made, to, Values(source, made.cas, made.layout, encryption, is_copy))
         stages = partial(_stages, plan, zarr_format, resuming, runner.workers, show)
         new = concluded(made, None, lambda: run_stages(stages(), runner, made.cas, show))
         resuming.complete()
@@ -103,7 +105,14 @@ def convert(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
+    """
+    What is converted, and to what.
+
+    decoding  how values of the source are decoded, for a journal
+    """
+
     source: Root
+    decoding: str
     target: Target
     to: To
     values: Values
@@ -119,7 +128,10 @@ def _stages(
     parts = parts_of(plan.source)
     job = Job(plan.values, plan.target, frozenset(documents))
     build = _identity(plan, documents, len(parts))
-    finished = resuming.begin(build, versions(), {}, len(parts), saved, plan.target.hash_fn, show)
+    any_keys = plan.target.layout.any_keys
+    finished = resuming.begin(
+        build, versions(), {}, len(parts), saved, plan.target.hash_fn, show, any_keys=any_keys
+    )
     write = ConvertStage(job, parts, finished.blocks, resuming.add)
     before = [saved, *finished.manifests]
     if plan.to == "ipldstore":
@@ -145,6 +157,13 @@ def _saved(plan: _Plan, documents: Mapping[str, bytes | None]) -> Manifest:
     return plan.target.manifest(edits)
 
 
+def _decoding(decryption: "Encryption | None", transformer_decode: Transformer | None) -> str:
+    """What tells one way to decode values from another; of a function that cannot be told again, always another one."""
+    if decryption is not None:
+        return decryption.fingerprint
+    return "" if transformer_decode is None else str(tokenize(transformer_decode))
+
+
 def _identity(plan: _Plan, documents: Mapping[str, bytes | None], parts: int) -> Build:
     """Which conversion it is, for a journal."""
     layout = plan.target.layout
@@ -153,6 +172,7 @@ def _identity(plan: _Plan, documents: Mapping[str, bytes | None], parts: int) ->
         "to": plan.to if isinstance(plan.to, str) else str(plan.to),
         "nodes": f"{layout.max_bucket_size} {layout.hasher}",
         "encryption": "" if encryption is None else encryption.fingerprint,
+        "decryption": plan.decoding,
         "parts": str(parts),
         "documents": str(sorted(documents)),
     }

@@ -6,7 +6,7 @@ What the pointers of a source become in a target: kept where the bytes allow it,
     a CID of another kind       it                                       it
     bytes held by the tree      their CID, saved                         them
     a document of ipldstore     its JSON's CID, saved                    its JSON's CID, saved
-    another value held          nothing: refused                         it
+    another value held          nothing: refused                         it, unless to be encrypted
     dag-cbor of py-hamt 2       its bytes' CID, saved                    the same; other values held
     encrypted, or to be         what it is without, or with it           the same
 
@@ -31,7 +31,8 @@ from hamt_bulk.formats.sealed import SealedRoot
 from hamt_bulk.formats.trees import PyHamt2Root
 from hamt_bulk.keys import any_key
 from hamt_bulk.layout import Layout
-from hamt_bulk.pointers import INLINE, inline_pointer, inline_value, is_inline, links_of_pointer
+from hamt_bulk.layout.cbor import links_of, links_of_pointer
+from hamt_bulk.pointers import INLINE, inline_pointer, inline_value, is_inline
 
 if TYPE_CHECKING:
     from hamt_bulk.crypto import Encryption
@@ -84,14 +85,19 @@ class Values:
     def _written(self, entries: list[tuple[str, bytes]], writer: Writer) -> Iterator[tuple[str, bytes]]:
         values = self.source.values(entries)
         saved: list[tuple[str, bytes, bytes]] = []
+        links: list[bytes] = []
         for (key, _), value in zip(entries, values, strict=True):
             if not self.layout.any_keys:
                 _refuse_other_text(key)
             if not isinstance(value, bytes):
-                yield self._name(key), self._held(key, value)
+                held = self._held(key, value)
+                links += links_of_pointer(held)
+                yield self._name(key), held
                 continue
             stored = value if self.encryption is None else bytes(self.encryption.seal(key, value))
             saved.append((key, writer.save(stored), value))
+        if self.is_copy:
+            self._copy(links, writer)
         writer.flush()
         self._verify(saved)
         for key, pointer, _ in saved:
@@ -108,9 +114,14 @@ class Values:
                 )
 
     def _held(self, key: str, value: IPLDKind) -> bytes:
+        if self.encryption is not None:
+            kind = "link" if isinstance(value, CID) else type(value).__name__
+            raise InvalidInput(
+                f"the value of {key!r} is a {kind}, and what is encrypted are bytes: leave out encryption, or that key"
+            )
         if isinstance(value, CID):
             return bytes(value)
-        if not self.layout.keeps_values or self.encryption is not None:
+        if not self.layout.keeps_values:
             raise InvalidInput(
                 f"the value of {key!r} is a {type(value).__name__}, and what is converted to holds bytes: convert to a HashMap, "
                 "which holds any IPLD value"
@@ -172,9 +183,9 @@ def _refuse_other_text(key: str) -> None:
 
 def _links_of_block(cid: bytes, data: bytes) -> list[bytes]:
     try:
-        return links_of_pointer(b"\x00" + data)
-    except InvalidInput as error:
-        raise MalformedNode(f"{text(cid)}: {error}") from None
+        return links_of(data)
+    except ValueError as error:
+        raise MalformedNode(f"{text(cid)} is not dag-cbor: {error}") from None
 
 
 def plain(pointer: bytes) -> Any:

@@ -177,7 +177,7 @@ class Encryption:
         if not self.exclude_vars:
             return False
         path = _array_of(key)
-        return path in self.exclude_vars or path.rpartition("/")[2] in self.exclude_vars
+        return path is not None and not self.exclude_vars.isdisjoint((path, path.rpartition("/")[2]))
 
     def size(self, key: str, stored_size: int) -> int | None:
         """The length of the value of `key` from that of what is stored; `None` when only the value tells."""
@@ -341,8 +341,9 @@ def _variable(name: object) -> str:
     return name.strip("/")
 
 
-def _array_of(key: str) -> str:
-    """The path of the array or group that the value of `key` belongs to."""
+def _array_of(key: str) -> str | None:
+    """The path of the array or group whose document or chunk `key` is; `None` for something else."""
     if is_metadata(key):
         return key.rpartition("/")[0]
-    return _CHUNK.sub("", key)
+    chunk = _CHUNK.search(key)
+    return None if chunk is None else key[: chunk.start()]

@@ -33,17 +33,27 @@ class Source:
     A key, or what fetches it, for one header; with all that is derived from it.
 
     Pickles as a reference to what fetches the key and a check value of the key, or, where the key was given as
-    bytes, as a token of this process.
+    bytes, as a token of this process. In another process such a token is a source without a key, which raises
+    `NotPortable` when it is used: raised while a worker unpickles, it would break the connection, and not fail the task.
     """
 
-    __slots__ = ("__weakref__", "_fetch", "_lock", "_subkeys", "_token", "expected", "header")
+    __slots__ = (
+        "__weakref__",
+        "_fetch",
+        "_lock",
+        "_place",
+        "_subkeys",
+        "expected",
+        "header",
+    )
 
     def __init__(self, key: bytes | Fetch, header: bytes, expected: bytes | None = None) -> None:
         self.header = header
         self.expected = expected
         """The key's check value in the process that this came from."""
         self._lock = threading.RLock()
-        self._token = uuid.uuid4().hex
+        self._place = os.getpid(), uuid.uuid4().hex
+        """The process that has the key, and which of its keys it is."""
         self._fetch: Fetch | None = None
         self._subkeys: Subkeys | None = None
         if isinstance(key, (bytes, bytearray, memoryview)):
@@ -56,7 +66,7 @@ class Source:
                 f"the key is a {type(key).__name__}, expected {KEY_BYTES} bytes, or a callable that returns them, such as "
                 "KeyFile(path) or KeyEnv(name)"
             )
-        _living[self._token] = self
+        _living[self._place] = self
 
     @property
     def is_here(self) -> bool:
@@ -81,7 +91,8 @@ class Source:
         return self._subkeys
 
     def _fetched(self) -> Subkeys:
-        assert self._fetch is not None
+        if self._fetch is None:
+            raise self._absent(f"process {os.getpid()}")
         who = shown(self._fetch)
         try:
             found: object = self._fetch()
@@ -111,11 +122,22 @@ class Source:
     def refuse_other_processes(self) -> None:
         """Raises `NotPortable` when the key is known in this process alone."""
         if self._fetch is None:
-            raise NotPortable(_elsewhere(os.getpid(), "workers in other processes"))
+            raise self._absent("workers in other processes")
+
+    def _absent(self, user: str) -> NotPortable:
+        process = self._place[0]
+        if user == f"process {process}":
+            return NotPortable(
+                "this key was given as bytes, and its Encryption is gone: keep it as long as what was pickled is used, or "
+                f"{INSTEAD}"
+            )
+        return NotPortable(
+            f"this key was given as bytes in process {process} and does not leave it, so {user} cannot use it: {INSTEAD}"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._fetch is None:
-            return _find, (os.getpid(), self._token)
+            return _find, (self._place, self.header)
         if not isinstance(self._fetch, (KeyFile, KeyEnv, FunctionType)):
             self.subkeys()  # refuses one that would take the key along
         # Plain pickle, within whatever pickles this: others would send a function's code and what it refers to.
@@ -126,23 +148,18 @@ class Source:
         return "<key>" if self._fetch is None else shown(self._fetch)
 
 
-_living: "WeakValueDictionary[str, Source]" = WeakValueDictionary()
+_living: "WeakValueDictionary[tuple[int, str], Source]" = WeakValueDictionary()
 
 
-def _find(process: int, token: str) -> Source:
-    source = _living.get(token) if process == os.getpid() else None
-    if source is None and process == os.getpid():
-        raise NotPortable(
-            "this key was given as bytes, and its Encryption is gone: keep it as long as what was pickled is used, or "
-            f"{INSTEAD}"
-        )
+def _find(place: tuple[int, str], header: bytes) -> Source:
+    """The source of a token, or one without a key."""
+    source = _living.get(place) if place[0] == os.getpid() else None
     if source is None:
-        raise NotPortable(_elsewhere(process, f"process {os.getpid()}"))
+        source = Source.__new__(Source)
+        source.header, source.expected = header, None
+        source._place, source._lock = place, threading.RLock()
+        source._fetch = source._subkeys = None
     return source
-
-
-def _elsewhere(process: int, user: str) -> str:
-    return f"this key was given as bytes in process {process} and does not leave it, so {user} cannot use it: {INSTEAD}"
 
 
 @lru_cache(KEPT_SOURCES)

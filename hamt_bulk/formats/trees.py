@@ -133,9 +133,12 @@ class PyHamt2Root(TreeRoot):
         cas: ContentAddressedStore,
         transformer_decode: Transformer | None = None,
         hash_fn: HashFn = py_hamt_2_hashfn,
+        is_encoded: bool | None = None,
     ) -> None:
         super().__init__(root, cas, PyHamt2(), hash_fn)
         self.transformer_decode = transformer_decode
+        if is_encoded is not None:
+            vars(self)["is_encoded"] = is_encoded
 
     def values(self, entries: Sequence[tuple[str, bytes]]) -> list[IPLDKind]:
         values: list[IPLDKind] = []
@@ -155,7 +158,7 @@ class PyHamt2Root(TreeRoot):
     def decoded(self, key: str, stored: Any) -> IPLDKind:
         """The value that the bytes of a block stand for."""
         data = stored if self.transformer_decode is None else self.transformer_decode(key, stored)
-        if not self._is_encoded:
+        if not self.is_encoded:
             return data
         try:
             return from_value(data)
@@ -164,11 +167,12 @@ class PyHamt2Root(TreeRoot):
             raise InvalidInput(f"the value of {key!r} is not dag-cbor ({error}){hint}") from None
 
     @cached_property
-    def _is_encoded(self) -> bool:
-        """Whether values are dag-cbor. There were transformers only when they were."""
+    def is_encoded(self) -> bool:
+        """Whether values are dag-cbor. There were transformers only when they were. What was found travels along."""
         if self.transformer_decode is not None:
             return True
-        stored = ((key, pointer) for key, pointer in self.pointers() if self._is_stored(pointer))
+        entries = self.tree.entries(batch=1)
+        stored = ((key, pointer) for key, pointer in entries if self._is_stored(pointer))
         some = list(islice(stored, SAMPLED_VALUES))
         kinds = set(map(is_encoded_value, self.tree.blocks([pointer for _, pointer in some])))
         if len(kinds) > 1:
@@ -187,7 +191,8 @@ class PyHamt2Root(TreeRoot):
         return [next(loaded) if isinstance(value, CID) else value for value in values]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.root, self.cas, self.transformer_decode, self.tree.hash_fn)
+        known = vars(self).get("is_encoded")
+        return type(self), (self.root, self.cas, self.transformer_decode, self.tree.hash_fn, known)
 
 
 def is_encoded_value(data: bytes) -> bool:

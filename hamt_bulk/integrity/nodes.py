@@ -14,8 +14,9 @@ from hamt_bulk.integrity.tally import Tally, shown
 from hamt_bulk.integrity.values import ValueWalk
 from hamt_bulk.keys import any_key
 from hamt_bulk.layout import Layout, Slot
+from hamt_bulk.layout.cbor import links_of_pointer
 from hamt_bulk.manifest import HashFn
-from hamt_bulk.pointers import is_inline, links_of_pointer
+from hamt_bulk.pointers import is_inline
 
 NODES_AT_ONCE = 256
 

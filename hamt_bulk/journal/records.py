@@ -82,9 +82,18 @@ class Batch:
             pointers.lengths.astype("<u4").tobytes(),
         )
 
-    def manifest(self, hash_fn: HashFn) -> Manifest:
-        """The edits. The hashes of the keys are made anew."""
+    def manifest(self, hash_fn: HashFn, *, any_keys: bool = False) -> Manifest:
+        """
+        The edits. The hashes of the keys are made anew.
+
+        any_keys  whether keys may be no UTF-8; else such a key raises `InvalidInput`
+        """
         keys = list(_column(self.keys, self.key_lengths))
+        for key in () if any_keys else keys:
+            try:
+                key.decode()
+            except UnicodeDecodeError as error:
+                raise InvalidInput(f"a journal has the key {key!r}, and keys here are text: {error}") from None
         pointers = list(_column(self.pointers, self.pointer_lengths))
         return Manifest.from_columns(digests_of(keys, hash_fn), keys, pointers)
 
@@ -198,8 +207,6 @@ def _check_batch(batch: Batch) -> None:
         total = int(np.frombuffer(lengths, "<u4").sum(dtype=np.uint64))
         _expect(total == len(data), f"columns whose lengths add up to their {len(data)} bytes, not {total}")
     _expect(len(batch.key_lengths) == len(batch.pointer_lengths), "a pointer for each key")
-    for key in _column(batch.keys, batch.key_lengths):
-        key.decode()
     for cid in batch.cids():
         parse(cid)
 

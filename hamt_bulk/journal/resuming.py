@@ -93,11 +93,14 @@ class Resuming:
         saved: Manifest,
         hash_fn: HashFn,
         show: Callable[[BuildProgress], None],
+        *,
+        any_keys: bool,
     ) -> Finished:
         """
         Opens the journal of `build`, which has `total` Dask blocks. What it says is finished, and is still there.
 
-        saved  what this call has saved itself: noted, so that nobody takes it for litter
+        saved     what this call has saved itself: noted, so that nobody takes it for litter
+        any_keys  whether keys may be no UTF-8
 
         Raises `JournalMismatch` or `InvalidInput` where it cannot be gone on with.
         """
@@ -122,7 +125,7 @@ class Resuming:
         try:
             _tell_of_changes(self._journal.earlier, this)
             self._journal.add(Batch.of([], saved))
-            finished = self._taken_over(self._journal.batches, total, hash_fn, show)
+            finished = self._taken_over(self._journal.batches, total, hash_fn, show, any_keys)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -179,6 +182,7 @@ class Resuming:
         total: int,
         hash_fn: HashFn,
         show: Callable[[BuildProgress], None],
+        any_keys: bool,
     ) -> Finished:
         """The batches that count: those whose values are all there. Of several for one Dask block the last."""
         done = np.zeros(total, bool)
@@ -196,7 +200,7 @@ class Resuming:
                 continue
             for first, after in batch.blocks:
                 done[first:after] = True
-            manifests.append(batch.manifest(hash_fn))
+            manifests.append(batch.manifest(hash_fn, any_keys=any_keys))
         if batches:
             show(BuildProgress("resume", len(batches), len(batches)))
         return Finished(done, manifests)

@@ -108,7 +108,7 @@ class Layout(ABC):
     @property
     def first_bytes(self) -> int:
         """How many values the first byte of a way has."""
-        return min(self.width, 256)
+        return self.width >> 8 * (self.step - 1)
 
     def first_byte(self, number: int) -> int:
         """The first byte of the ways that lead to a slot of the root."""
@@ -121,6 +121,12 @@ class Layout(ABC):
     def number(self, way: bytes, depth: int) -> int:
         """The slot that a way leads to in a node at `depth`."""
         return int.from_bytes(way[depth * self.step : (depth + 1) * self.step], "big")
+
+    def numbers_of(self, way: bytes) -> Sequence[int]:
+        """The slots that a way leads to, from the root down."""
+        if self.step == 1:
+            return way
+        return [self.number(way, depth) for depth in range(len(way) // self.step)]
 
     def numbers(self, ways: Bytes, depth: int) -> Ints:
         """As `number`, for a row of ways."""

@@ -7,7 +7,8 @@ Source: RFC 8949, section 3; dag-cbor takes a number in its shortest form alone.
 """
 
 from hamt_bulk.block import Data, parse
-from hamt_bulk.foreign import MAX_NESTING, from_cbor
+from hamt_bulk.foreign import MAX_NESTING
+from hamt_bulk.pointers import INLINE, LINK_HEAD, is_inline
 from hamt_bulk.ragged import Ints
 
 BYTES, TEXT, ARRAY, MAP, TAG = 0x40, 0x60, 0x80, 0xA0, 0xC0
@@ -73,13 +74,20 @@ def end_of(data: Data, at: int) -> int:
 
 
 def links_of(data: Data) -> list[bytes]:
-    """The CIDs in a dag-cbor block, in order. Raises `ValueError` when it is none."""
-    from_cbor(data)  # it is strict, but gives links as bytes
+    """
+    The CIDs in a dag-cbor block, in order. Raises `ValueError` when it is none.
+
+    Maps in any order, and numbers that dag-cbor has not, pass: others wrote such blocks.
+    """
+    if (end := end_of(data, 0)) != len(data):
+        raise ValueError(f"{len(data) - end} bytes follow the value, which ends at {end}")
     found, at = [], 0
     while at < len(data):
         major, value, at = read_head(data, at)
-        if (major, value) == (TAG, 42):
-            _, length, at = read_head(data, at)
+        if major == TAG:
+            kind, length, at = read_head(data, at)
+            if (value, kind) != (42, BYTES) or data[at : at + 1] != b"\0":
+                raise ValueError(f"a tag {value} at {at}, expected links, tag 42 of bytes that begin with 00")
             found.append(bytes(data[at + 1 : at + length]))
             at += length
         elif major in (BYTES, TEXT):
@@ -87,3 +95,11 @@ def links_of(data: Data) -> list[bytes]:
     for cid in found:
         parse(cid)
     return found
+
+
+def links_of_pointer(pointer: bytes) -> list[bytes]:
+    """The CIDs of the blocks that a pointer names: one, or those within an inline value."""
+    if not is_inline(pointer):
+        return [pointer]
+    # Almost no value has any.
+    return links_of(pointer[len(INLINE) :]) if LINK_HEAD in pointer else []

@@ -16,7 +16,7 @@ Sources: IPLD's HashMap specification; js ipld-hashmap 3.0.4 and iamap 3.0.6, wh
 code of py-hamt 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -27,6 +27,7 @@ from hamt_bulk.block import DAG_CBOR, HASH_CODES, MAX_BLOCK_BYTES, Block, Data, 
 from hamt_bulk.errors import InvalidInput, MalformedNode
 from hamt_bulk.foreign import from_cbor
 from hamt_bulk.hashers import KeyHasher, hasher_of
+from hamt_bulk.keys import any_key
 from hamt_bulk.layout.base import Bucket, Layout, Pieces, Slot, refuse_oversized
 from hamt_bulk.layout.cbor import ARRAY, BYTES, TEXT, end_of, head, head_lengths, read_head
 from hamt_bulk.layout.placing import Placement
@@ -136,6 +137,10 @@ class HashMapNodes(Layout):
         return TEXT if self.shape.text_keys else BYTES
 
     def encode(self, count: int, pieces: Pieces) -> list[Block]:
+        if self.shape.text_keys:
+            _refuse_other_text(pieces.keys)
+        if self.shape.text_keys and pieces.keys.data.size and pieces.keys.data.max() >= 0x80:
+            refuse_no_text(pieces.keys)
         rows = Rows.of(pieces, cbor_link_head, by_length=False, pair=1, keeps_values=True)
         piece_heads = np.where(pieces.entries > 0, head_lengths(pieces.entries), 0)
         piece_at = offsets_of(piece_heads + np.diff(rows.within[rows.first]))
@@ -176,6 +181,8 @@ class HashMapNodes(Layout):
                 parts += (cbor_link_head(len(slot)), slot)
                 continue
             parts.append(head(ARRAY, len(slot)))
+            if self.shape.text_keys:
+                _refuse_other_text(map(any_key, slot))
             for key, pointer in sorted((key.encode("utf-8", "surrogateescape"), slot[key]) for key in slot):
                 parts += (b"\x82", head(self._key_major, len(key)), key, _value(pointer))
         parts[0] = self._head + bytes(bitmap) + head(ARRAY, count)
@@ -216,6 +223,15 @@ class HashMapNodes(Layout):
     @property
     def _recorded(self) -> tuple[int, int, int]:
         return self.shape.bit_width, self.shape.bucket_size, self.shape.key_hasher.code
+
+
+def refuse_no_text(keys: Iterable[bytes]) -> None:
+    """Raises `InvalidInput` for a key that cannot be written as text."""
+    for key in keys:
+        try:
+            key.decode()
+        except UnicodeDecodeError:
+            raise InvalidInput(f"the key {key!r} is no text, and the HashMap has text_keys=True") from None
 
 
 def read_root(cid: bytes, data: Data) -> tuple[tuple[int, int, int], list[Slot]]:
@@ -283,6 +299,18 @@ def has_text_keys(data: Data) -> bool:
     return False
 
 
+def _refuse_other_text(keys: Iterable[bytes]) -> None:
+    """Raises `InvalidInput` for a key that is no UTF-8: nobody could read the node."""
+    for key in keys:
+        try:
+            key.decode()
+        except UnicodeDecodeError:
+            raise InvalidInput(
+                f"the key {key!r} is no text, and this HashMap has text_keys=True: convert it to one without, or delete "
+                "that key"
+            ) from None
+
+
 def _value(pointer: bytes) -> bytes:
     return pointer[1:] if is_inline(pointer) else cbor_link_head(len(pointer)) + pointer
 
@@ -317,7 +345,7 @@ def _read_element(data: bytes, at: int) -> tuple[Slot, int]:
         return data[at + 5 : at + 41], at + 41
     major, count, after = read_head(data, at)
     if major != ARRAY:
-        pointer, after = _read_value(data, at)
+        pointer, after = read_value(data, at)
         if is_inline(pointer):
             raise ValueError(f"the element at {at} is neither a link nor a bucket")
         return pointer, after
@@ -331,11 +359,11 @@ def _read_element(data: bytes, at: int) -> tuple[Slot, int]:
         key = data[start : start + length].decode("utf-8", "strict" if major == TEXT else "surrogateescape")
         if key in bucket:
             raise ValueError(f"the key {key!r} comes twice")
-        bucket[key], after = _read_value(data, start + length)
+        bucket[key], after = read_value(data, start + length)
     return bucket, after
 
 
-def _read_value(data: bytes, at: int) -> tuple[bytes, int]:
+def read_value(data: bytes, at: int) -> tuple[bytes, int]:
     """The pointer that the item at `at` is, and where it ends."""
     if data[at : at + 5] == LINK36 and len(data) >= at + 41:
         return data[at + 5 : at + 41], at + 41

@@ -10,20 +10,19 @@ The slot at depth d is byte d + 1 of blake3 of the key: the first byte places no
 Source: the code of py-hamt 2, `hamt.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-import dag_cbor
-from multiformats import CID
+from typing import NoReturn
 
 from hamt_bulk.block import DAG_CBOR, HASH_CODES, MAX_BLOCK_BYTES, Block, Data, identify, text
 from hamt_bulk.errors import InvalidInput, MalformedNode
 from hamt_bulk.foreign import from_cbor
 from hamt_bulk.hashers import blake3_hashfn
 from hamt_bulk.layout.base import Bucket, Layout, OtherLayout, Pieces, Slot
+from hamt_bulk.layout.cbor import ARRAY, MAP, TEXT, read_head
+from hamt_bulk.layout.hashmap import read_value
 from hamt_bulk.layout.seen import described, is_other_root
-from hamt_bulk.pointers import inline_pointer
+from hamt_bulk.pointers import is_inline
 
 WIDTH = 256
 
@@ -61,51 +60,70 @@ class PyHamt2(Layout):
             return data
         if len(data) > MAX_BLOCK_BYTES:
             raise MalformedNode(f"{text(cid)}: {len(data)} bytes, a node has at most {MAX_BLOCK_BYTES}")
+        data = bytes(data)
         try:
-            seen = from_cbor(data)  # it is fast, and knows limits, but takes links for bytes
+            seen = from_cbor(data)  # it knows the rules of dag-cbor, but takes links for bytes
             if not (isinstance(seen, dict) and seen.keys() == {"B", "L"}):
                 kind = OtherLayout if is_root and is_other_root(seen) else MalformedNode
                 raise kind(f"{text(cid)} is not a node of py-hamt 2: {described(seen)}")
-            node: Any = dag_cbor.decode(bytes(data))
             slots: list[Slot] = [_EMPTY] * WIDTH
-            for number, entries in _numbered(node["B"]):
-                slots[number] = _bucket(entries)
-            for number, link in _numbered(node["L"]):
-                if slots[number]:
-                    raise ValueError(f"slot {number} is both a bucket and a link")
-                if not isinstance(link, CID):
-                    raise ValueError(f"slot {number}: a link is {described(link)}")
-                slots[number] = bytes(link)
+            links = _fill(slots, data, len(b"\xa2\x61B"), _read_bucket)
+            _fill(slots, data, links + len(b"\x61L"), _read_link)
         except MalformedNode:
             raise
-        except Exception as error:  # dag_cbor's errors share no base with ours
+        except ValueError as error:
             raise MalformedNode(f"{text(cid)} is not a node of py-hamt 2: {error}") from None
         return slots
 
 
-def _numbered(entries: Any) -> list[tuple[int, Any]]:
-    if not isinstance(entries, dict):
-        raise ValueError(f"{described(entries)}, expected a map from slots")
-    found = []
-    for slot, value in entries.items():
-        if not (slot.isascii() and slot.isdecimal() and str(int(slot)) == slot and int(slot) < WIDTH):
-            raise ValueError(f"{slot!r} is not the number of a slot")
-        found.append((int(slot), value))
-    return found
+def _fill(slots: list[Slot], data: bytes, at: int, read: Callable[[bytes, int], tuple[Slot, int]]) -> int:
+    """Puts what a map from slots has into `slots`. Where the map ends."""
+    count, at = _expect(MAP, data, at, "a map from slots")
+    for _ in range(count):
+        slot, at = _read_text(data, at)
+        if not (slot.isascii() and slot.isdecimal() and len(slot) < 4 and str(int(slot)) == slot):
+            raise ValueError(f"{slot!r:.40} is not the number of a slot")
+        number = int(slot)
+        if number >= WIDTH:
+            raise ValueError(f"slot {number} of {WIDTH}")
+        if slots[number]:
+            raise ValueError(f"slot {number} is both a bucket and a link")
+        slots[number], at = read(data, at)
+    return at
 
 
-def _bucket(entries: Any) -> Bucket:
-    if not isinstance(entries, list):
-        raise ValueError(f"a bucket is {described(entries)}")
+def _read_bucket(data: bytes, at: int) -> tuple[Bucket, int]:
     bucket: Bucket = {}
-    for entry in entries:
-        if not isinstance(entry, dict) or len(entry) != 1:
-            raise ValueError(f"an entry of a bucket is {described(entry)}, expected a map of one key")
-        [(key, value)] = entry.items()
+    count, at = _expect(ARRAY, data, at, "a bucket, a list of maps of one key")
+    for _ in range(count):
+        keys, at = _expect(MAP, data, at, "a map of one key")
+        if keys != 1:
+            raise ValueError(f"an entry of a bucket has {keys} keys, expected one")
+        key, at = _read_text(data, at)
         if key in bucket:
-            raise ValueError(f"the key {key!r} comes twice")
-        bucket[key] = bytes(value) if isinstance(value, CID) else inline_pointer(value)
-    return bucket
+            raise ValueError(f"the key {key!r:.80} comes twice")
+        bucket[key], at = read_value(data, at)
+    return bucket, at
+
+
+def _read_link(data: bytes, at: int) -> tuple[bytes, int]:
+    pointer, end = read_value(data, at)
+    if is_inline(pointer):
+        raise ValueError(f"no link at {at}, where one to a child should be")
+    return pointer, end
+
+
+def _read_text(data: bytes, at: int) -> tuple[str, int]:
+    length, at = _expect(TEXT, data, at, "text")
+    return data[at : at + length].decode(), at + length
+
+
+def _expect(major: int, data: bytes, at: int, what: str) -> tuple[int, int]:
+    """The number in a head of this type, and where the head ends."""
+    found, number, end = read_head(data, at)
+    if found != major:
+        raise ValueError(f"no {what.removeprefix('a ')} at {at}")
+    return number, end
 
 
 def _refuse_to_write() -> NoReturn:

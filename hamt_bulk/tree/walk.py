@@ -17,11 +17,11 @@ def lookup(root: bytes, key: str, layout: Layout, hash_fn: HashFn = blake3_hashf
     """What the tree holds under `key`, or `None`. One node a level."""
     way = hash_fn(any_key(key) if layout.any_keys else encode_key(key))
     slot: Slot = root
-    for depth in range(len(way) // layout.step):
+    for depth, number in enumerate(layout.numbers_of(way)):
         assert isinstance(slot, bytes)
         [data] = yield [slot]
         node, slots = slot, layout.decode(slot, data, is_root=not depth)
-        slot = slots[layout.number(way, depth)]
+        slot = slots[number]
         if isinstance(slot, dict):
             found = slot.get(key)
             if found is not None and not (layout.keeps_values and is_inline(found)):

@@ -96,7 +96,9 @@ def prepared(
         build = encrypted_identity(target, root, documents, digests, sources, encryption)
     count = sum(source.array.npartitions for source in sources)
     names = source_names(sources, encryption)
-    finished = resuming.begin(build, versions(), names, count, saved, target.hash_fn, show)
+    finished = resuming.begin(
+        build, versions(), names, count, saved, target.hash_fn, show, any_keys=target.layout.any_keys
+    )
     write = WriteStage(target, sources, record, workers, finished.blocks, resuming.add, encryption)
     return Prepared(target, sources, write, [saved, *finished.manifests], base)
 
@@ -145,4 +147,4 @@ def _cleared(target: Target, base: Base, store: ZarrHAMTStore, record: Recording
         return Base.of(target, None)
     names = (name for name, _ in store.hamt.draft.tree.entries())  # its nodes are there already
     deleted = ((name, TOMBSTONE) for name in names if record.is_cleared(store.key_of(name)))
-    return replace(base, cleared=Manifest.of(deleted, target.hash_fn))
+    return replace(base, cleared=target.manifest(deleted))

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, NoReturn, ParamSpec, Self, TypeVar
 
 from multiformats import CID
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from hamt_bulk.block import text
@@ -26,6 +26,7 @@ from hamt_bulk.formats.sealed import SealedRoot
 from hamt_bulk.keys import folder_start
 from hamt_bulk.zarr.checked import ENCRYPTED
 from hamt_bulk.zarr.folders import Folders
+from hamt_bulk.zarr.listed import ListedStore
 from hamt_bulk.zarr.store import StoreIsReadOnly
 
 KEYS_AT_ONCE = 1000
@@ -38,7 +39,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class RootStore(Store):
+class RootStore(ListedStore):
     """
     What a root of any kind holds, as a read-only Zarr store, for zarr, xarray and dask alike.
 
@@ -51,8 +52,6 @@ class RootStore(Store):
 
     supports_writes: bool = False
     supports_deletes: bool = False
-    supports_listing: bool = True
-    supports_partial_writes = False  # an abstract property before zarr 3.1.3
 
     def __init__(self, source: Root) -> None:
         super().__init__(read_only=True)
@@ -81,11 +80,6 @@ class RootStore(Store):
             raise WrongKey(f"{key!r} {ENCRYPTED}")
         return data
 
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        return await asyncio.gather(*(self.get(key, prototype, wanted) for key, wanted in key_ranges))
-
     async def exists(self, key: str) -> bool:
         return await self._run(self.source.pointer, key) is not None
 
@@ -109,11 +103,6 @@ class RootStore(Store):
             for key, _ in entries:
                 yield key
 
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        async for key in self.list():
-            if key.startswith(prefix):
-                yield key
-
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """The names in the folder `prefix`, each once. The first listing reads all keys and remembers the folders."""
         start = folder_start(prefix.rstrip("/"))
@@ -133,13 +122,6 @@ class RootStore(Store):
 
     def _remember(self, folders: Folders) -> None:
         self._folders = folders
-
-    async def is_empty(self, prefix: str) -> bool:
-        start = folder_start(prefix)
-        async for key in self.list():
-            if key.startswith(start):
-                return False
-        return True
 
     async def _entries(self) -> AsyncIterator[Sequence[tuple[str, bytes]]]:
         """All keys and pointers, some at a time."""

@@ -14,7 +14,7 @@ from os import PathLike
 from typing import Any, Self
 
 from multiformats import CID
-from zarr.abc.store import ByteRequest, Store
+from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from hamt_bulk.block import AnyCID, Data, text, to_bytes, to_cid
@@ -28,6 +28,7 @@ from hamt_bulk.layout import LayoutOption
 from hamt_bulk.manifest import TOMBSTONE, HashFn, encode_key
 from hamt_bulk.nodecache import CACHE_BYTES, NodeCache
 from hamt_bulk.zarr.folders import Listing
+from hamt_bulk.zarr.listed import ListedStore
 from hamt_bulk.zarr.reading import Ranges, heavy, read, size_of
 
 SIZES_AT_ONCE = 256
@@ -41,7 +42,7 @@ class StoreIsReadOnly(ReadOnly, ValueError, NotImplementedError):
     """`ReadOnly`, as the two errors with which zarr's own stores refuse to be written to."""
 
 
-class ZarrHAMTStore(Store):
+class ZarrHAMTStore(ListedStore):
     """
     A tree as a Zarr store, for zarr, xarray and dask alike.
 
@@ -62,9 +63,6 @@ class ZarrHAMTStore(Store):
     `set_sync` and `delete_sync`, in a codec pipeline that is opt-in and reads with one thread a core, where
     the asynchronous one has more reads under way.
     """
-
-    supports_listing: bool = True
-    supports_partial_writes = False  # an abstract property before zarr 3.1.3
 
     def __init__(self, hamt: HAMT, read_only: bool = False, encryption: Encryption | None = None) -> None:
         if not hamt.values_are_bytes:
@@ -163,11 +161,6 @@ class ZarrHAMTStore(Store):
         data = await read(self._draft.tree, self._encryption, self._ranges, key, pointer, byte_range)
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        return await asyncio.gather(*(self.get(key, prototype, wanted) for key, wanted in key_ranges))
-
     async def exists(self, key: str) -> bool:
         return await self._pointer(key) is not None
 
@@ -193,23 +186,11 @@ class ZarrHAMTStore(Store):
         async for key, _ in self._entries():
             yield key
 
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        async for key in self.list():
-            if key.startswith(prefix):
-                yield key
-
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """The names in the folder `prefix`."""
         await self._fetch_key()
         async for name in self._listing.names(prefix):
             yield name
-
-    async def is_empty(self, prefix: str) -> bool:
-        start = folder_start(prefix)
-        async for key in self.list():
-            if key.startswith(start):
-                return False
-        return True
 
     def with_read_only(self, read_only: bool = False) -> Self:
         """A store of the same HAMT that refuses writes, or takes them."""

@@ -31,7 +31,11 @@ MAX_DIGEST_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """A value that is to be kept in the node itself, also where its type would be taken for something else."""
+    """
+    A value that is to be kept in the node itself, also where its type would be taken for something else.
+
+    A CID is a link with it and without: what it names is read as its value.
+    """
 
     value: IPLDKind
 

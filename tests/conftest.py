@@ -7,16 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 from hypothesis import settings
+from keys_hidden import KEY
 from kubo.daemon import Daemon
 from kubo.program import find_ipfs
 from peers.js_hashmap import JsPeer
 from peers.py_hamt import PeerUnavailable, PyHamt
 
-# So that what fails in the contract of stores says what was found.
+from hamt_bulk.cas import InMemoryCAS, LocalCAS, PackCAS
+
+# So that what fails in the contract of stores and in helpers says what was found.
 pytest.register_assert_rewrite("hamt_bulk.testing.contract", "hamt_bulk.testing.reading")
+pytest.register_assert_rewrite("ipldstore_made", "packs_made", "zarr3_made", "zarr_stores")
 
 # A shell that starts this in the background has it ignore Ctrl-C, and so would every program that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,6 +37,46 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """A file with the key of the tests of encryption."""
+    (tmp_path / "key").write_bytes(KEY)
+    return tmp_path / "key"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Dask computes in the thread that asks."""
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+@pytest.fixture
+def cut_batches(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has tasks take batches of at most so many bytes, however few Dask blocks those are."""
+
+    def cut(max_bytes: int) -> None:
+        monkeypatch.setattr("hamt_bulk.dask.batches.BATCH_BYTES", max_bytes)
+        monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BLOCKS", 1)
+        monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BYTES", 1)
+
+    return cut
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where a pack store can be made."""
+    return tmp_path / "store"
+
+
+@pytest.fixture(params=["memory", "pack"])
+def cas(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalCAS]:
+    """An empty store, of each of two kinds."""
+    cas = InMemoryCAS() if request.param == "memory" else PackCAS(tmp_path / "store")
+    yield cas
+    cas.flush()  # what was saved in vain, before its folder goes
+
+
 @pytest.fixture(scope="module")
 def threads() -> Iterator[Client]:
     """A cluster in this process."""
@@ -42,6 +87,18 @@ def threads() -> Iterator[Client]:
             processes=False,
             dashboard_address="127.0.0.1:0",
             protocol="inproc",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Client]:
+    """A cluster of two processes."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -6,20 +6,32 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from car_files import version_1
 from test_cas_custom import DictCAS
 from test_integrity import crowded_hashfn
+from test_integrity import put as put_node
 
 from hamt_bulk import CarCAS, InMemoryCAS, PackCAS, build, unixfs
 from hamt_bulk.block import RAW, Block, identify, parse, to_bytes, to_cid
 from hamt_bulk.car import read_header, scan
 from hamt_bulk.cas import ContentAddressedStore, LocalCAS, Receipt, Writer
 from hamt_bulk.errors import CASError
+from hamt_bulk.manifest import blake3_hashfn
 
 LONG = b"".join(n.to_bytes(4, "big") for n in range(900_000))
 """A value of four leaves and the node of its file."""
 
 ITEMS = {f"air/c/{n}": b"value %d" % (n % 700) for n in range(900)} | {"long": LONG, "zeros": bytes(3 << 20)}
 """Two levels of nodes, values that several keys have, and files, one of equal leaves."""
+
+
+WHOLE = InMemoryCAS()
+ROOT = to_bytes(build(ITEMS, WHOLE))
+BLOCKS = dict(WHOLE.blocks)
+"""The tree of `ITEMS` in a store of blocks."""
+
+KINDS = ["memory", "pack", "values", "car"]
+"""The stores that `holding` and `empty` make."""
 
 
 class Kept(DictCAS):
@@ -95,6 +107,41 @@ class Small:
         items = {f"{n}": b"%d" % (n % 20) for n in range(30)}
         self.whole_root = to_bytes(build(items, cas, hash_fn=crowded_hashfn, max_bucket_size=1))
         return cas
+
+
+def holding(kind: str, folder: Path) -> ContentAddressedStore:
+    """A store of this kind with the tree."""
+    match kind:
+        case "car":
+            path = folder / "source.car"
+            path.write_bytes(version_1([Block(*block) for block in BLOCKS.items()], [ROOT]))
+            return CarCAS(path)
+        case "pack":
+            put(cas := PackCAS(folder / "source"), [Block(*block) for block in BLOCKS.items()])
+            return cas
+        case "values":
+            build(ITEMS, cas := Kept())
+            return cas
+        case _:
+            return WHOLE
+
+
+def empty(kind: str, folder: Path) -> ContentAddressedStore | Path:
+    """A store of this kind with nothing in it."""
+    match kind:
+        case "car":
+            return folder / "target.car"
+        case "pack":
+            return PackCAS(folder / "target")
+        case "values":
+            return Kept()
+        case _:
+            return InMemoryCAS()
+
+
+def tree_of(cas: LocalCAS, pointer: bytes) -> bytes:
+    """A tree of one key."""
+    return put_node(cas, {blake3_hashfn(b"k")[0]: {"k": pointer}})
 
 
 def foreign(data: bytes) -> tuple[bytes, list[Block]]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from hamt_bulk import build
@@ -10,6 +11,7 @@ from hamt_bulk.car import read_header, scan
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.errors import HamtError
 from hamt_bulk.layout import PyHamt
+from hamt_bulk.packs import Dropped, drop
 from hamt_bulk.tree import Found, entries
 
 LEAF_BYTES = 64
@@ -77,6 +79,11 @@ def blocks_in(pack: Path) -> dict[bytes, tuple[int, int]]:
         }
 
 
+def blocks_in_all(store: Path) -> list[bytes]:
+    """The blocks of all packs; those that several have come several times."""
+    return [cid for path in packs_in(store) for cid in blocks_in(path)]
+
+
 def packs_in(store: Path) -> list[Path]:
     return sorted(store.glob("packs/*/*.car"))
 
@@ -119,3 +126,19 @@ def age(store: Path, hours: float) -> None:
 
 def is_file(cid: bytes) -> bool:
     return parse(cid).codec == DAG_PB
+
+
+def dropped(store: Path, *keep: bytes, hours: float = 0) -> Dropped:
+    """Drops, after a dry run that has to say the same and change nothing; a second drop has nothing to do."""
+    before = snapshot(store)
+    said = drop(store, keep, older_than_hours=hours, dry_run=True)
+    assert snapshot(store) == before
+    done = drop(store, keep, older_than_hours=hours)
+    assert replace(said, dry_run=False) == done
+    again, left = drop(store, keep, older_than_hours=hours), snapshot(store)
+    assert (again.removed, again.rewritten, again.temporary, again.blocks, again.bytes) == ((), (), (), 0, 0)
+    assert again.kept == done.kept
+    assert {name: data for name, (_, data) in snapshot(store).items()} == {
+        name: data for name, (_, data) in left.items()
+    }
+    return done

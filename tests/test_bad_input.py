@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from distributed import Client, LocalCluster
 from stored import by_to_zarr, in_tree
 
 from hamt_bulk import InMemoryCAS, PackCAS, build
@@ -169,13 +168,6 @@ def test_a_build_that_is_interrupted_leaves_the_store_usable(tmp_path, how):
     assert in_tree(to_hamt(dataset, cas), PackCAS(tmp_path / "s")) == by_to_zarr(dataset)
 
 
-@pytest.fixture(scope="module")
-def client():
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
-    with cluster, Client(cluster) as client:
-        yield client
-
-
 def pretend(package: str, version: str) -> None:
     from hamt_bulk.dask import workers
 
@@ -183,9 +175,9 @@ def pretend(package: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("package", ["hamt-bulk", "zarr"])
-def test_a_worker_with_another_version_is_named_before_any_work(client, tmp_path, package):
-    worker = min(client.scheduler_info()["workers"])
-    client.run(pretend, package, "0.0.1", workers=[worker])
+def test_a_worker_with_another_version_is_named_before_any_work(processes, tmp_path, package):
+    worker = min(processes.scheduler_info()["workers"])
+    processes.run(pretend, package, "0.0.1", workers=[worker])
     try:
         with pytest.raises(
             VersionMismatch, match=rf"{worker} has {package} 0.0.1, expected .*install the same"
@@ -195,7 +187,7 @@ def test_a_worker_with_another_version_is_named_before_any_work(client, tmp_path
             build_on_dask([dask.delayed([("k", b"v")])], PackCAS(tmp_path))
         assert not list(tmp_path.rglob("*.car"))
     finally:
-        client.run(forget_versions)
+        processes.run(forget_versions)
 
 
 def forget_versions() -> None:
@@ -218,19 +210,19 @@ class ElsewhereCAS(PackCAS):
         return PackCAS, (str(self.path) + "-elsewhere", self.hasher)
 
 
-def test_workers_that_see_another_folder_are_named_before_any_work(client, tmp_path):
+def test_workers_that_see_another_folder_are_named_before_any_work(processes, tmp_path):
     with pytest.raises(
         CASError, match=r"the worker tcp.*is not the folder that the driver sees.*all workers share"
     ):
         to_hamt(simple(), ElsewhereCAS(tmp_path / "store"))
 
 
-def test_nothing_to_build_is_the_empty_tree_on_a_cluster_too(client, tmp_path):
+def test_nothing_to_build_is_the_empty_tree_on_a_cluster_too(processes, tmp_path):
     """There is no task to wait for."""
     assert build_on_dask([], PackCAS(tmp_path)) == build({}, InMemoryCAS())
     assert build_on_dask([dask.delayed([])], PackCAS(tmp_path)) == build({}, InMemoryCAS())
 
 
-def test_an_error_on_a_worker_is_the_error_that_the_caller_gets(client, tmp_path):
+def test_an_error_on_a_worker_is_the_error_that_the_caller_gets(processes, tmp_path):
     with pytest.raises(InvalidInput, match="the value of 'k' is a float"):
         build_on_dask([dask.delayed([("k", 1.5)])], PackCAS(tmp_path))

@@ -45,11 +45,6 @@ class TestPackCASWithSHA2(TestPackCAS):
         return PackCAS(folder / "store", "sha2-256")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
 def write(store: Path, values: Sequence[bytes], codec: str = "raw") -> list[bytes]:
     """Their CIDs, after they were put into one pack."""
     with PackCAS(store).writer() as writer:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from test_check_zarr import FORMATS, counts, dataset, message_of, stored, told, values_of
+from stored import in_tree
+from test_check_zarr import FORMATS, counts, dataset, message_of, stored, told
 
 from hamt_bulk import InMemoryCAS, build, check
 from hamt_bulk.block import identify
@@ -16,7 +17,7 @@ from hamt_bulk.xarray import to_hamt
 
 def changed(root: Any, cas: InMemoryCAS, key: str, change: Any) -> Any:
     """The root after `change` of the JSON under `key`."""
-    document = json.loads(values_of(root, cas)[key])
+    document = json.loads(in_tree(root, cas)[key])
     return build({key: json.dumps(change(document) or document).encode()}, cas, base=root)
 
 
@@ -31,7 +32,7 @@ def test_an_array_whose_document_is_gone_is_named(zarr_format):
     root = build({key: None}, cas, base=base)
     report = check(root, cas)
     chunks = [
-        key for key in values_of(base, cas) if key.startswith("t/") and "zarr" not in key and ".z" not in key
+        key for key in in_tree(base, cas) if key.startswith("t/") and "zarr" not in key and ".z" not in key
     ]
     attributes = {("unaccounted", "t/.zattrs")} if zarr_format == 2 else set()
     assert told(report) == {("inconsistent", key), *(("unaccounted", chunk) for chunk in chunks)} | attributes
@@ -43,7 +44,7 @@ def test_an_array_whose_document_is_gone_is_named(zarr_format):
 def test_a_document_that_is_not_named_is_missed(zarr_format):
     base, cas = stored(zarr_format)
     documents = {
-        k: v for k, v in values_of(base, cas).items() if k.startswith("t/") and (".z" in k or "zarr" in k)
+        k: v for k, v in in_tree(base, cas).items() if k.startswith("t/") and (".z" in k or "zarr" in k)
     }
     root = build({f"new/{key[2:]}": value for key, value in documents.items()}, cas, base=base)
     report = check(root, cas)
@@ -104,7 +105,7 @@ def test_a_document_that_is_not_zarrs_is_named(zarr_format, edit, why):
     base, cas = stored(zarr_format)
     key = "t/zarr.json" if zarr_format == 3 else "t/.zarray"
     if isinstance(edit, dict):
-        document = json.loads(values_of(base, cas)[key]) | edit
+        document = json.loads(in_tree(base, cas)[key]) | edit
         edit = json.dumps({name: value for name, value in document.items() if value is not ...}).encode()
     report = check(build({key: edit}, cas, base=base), cas)
     kinds = {problem.where: problem.message for problem in report.problems if problem.kind == "inconsistent"}
@@ -160,11 +161,11 @@ def test_formats_that_hide_one_another_are_named():
 def test_a_document_that_is_lost_makes_no_strays():
     cas = InMemoryCAS()
     root = to_hamt(dataset(), cas)
-    document = values_of(root, cas)["t/zarr.json"]
+    document = in_tree(root, cas)["t/zarr.json"]
     del cas.blocks[identify(document)]
     assert told(check(root, cas)) == {("missing", "t/zarr.json")}
     assert told(check(root, cas, values=False)) == set()
-    top = values_of(to_hamt(dataset(), cas), cas)["zarr.json"]
+    top = in_tree(to_hamt(dataset(), cas), cas)["zarr.json"]
     del cas.blocks[identify(top)]
     assert {kind for kind, _ in told(check(root, cas))} == {"missing"}
 

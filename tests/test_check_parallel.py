@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 
 import dask
@@ -31,17 +30,6 @@ FULL = os.environ.get("HAMT_BULK_FULL") == "1"
 
 LONG = b"".join(n.to_bytes(4, "big") for n in range(600_000))
 """A value of three leaves and the node of its file."""
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 def alone(*arguments, **options) -> Report:

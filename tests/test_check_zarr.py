@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 import zarr
 from multiformats import CID
+from stored import in_tree
 
 from hamt_bulk import HAMT, InMemoryCAS, ZarrHAMTStore, build, check, delete
 from hamt_bulk.integrity import Report, StoredChunks
@@ -62,12 +63,6 @@ def sound(root: Any, cas: InMemoryCAS) -> Report:
     assert report.ok, str(report)
     assert report.arrays
     return report
-
-
-def values_of(root: Any, cas: InMemoryCAS) -> dict[str, bytes]:
-    from stored import in_tree
-
-    return in_tree(root, cas)
 
 
 @FORMATS
@@ -202,7 +197,7 @@ def test_trees_that_are_no_hierarchy_are_left_alone(items):
 def test_a_stray_key_is_named(zarr_format, strays, why):
     base, cas = stored(zarr_format, consolidated=False)
     [key] = strays if zarr_format == 3 else strays.values()
-    document = values_of(base, cas)["t/zarr.json" if zarr_format == 3 else "t/.zarray"]
+    document = in_tree(base, cas)["t/zarr.json" if zarr_format == 3 else "t/.zarray"]
     report = check(build({key: document}, cas, base=base), cas)
     assert told(report) == {("unaccounted", key)}
     assert why in message_of(report)

@@ -15,8 +15,6 @@ from hamt_bulk.block import DAG_PB, RAW, identify, parse, text, to_bytes, to_cid
 from hamt_bulk.errors import CASError, InvalidInput, ReadOnly
 from hamt_bulk.progress import BuildProgress
 
-VALUES = {*map(identify, ITEMS.values())}
-
 
 @pytest.mark.parametrize("to", KINDS)
 @pytest.mark.parametrize("of", KINDS)

@@ -9,7 +9,6 @@ import pickle
 import subprocess
 import sys
 import traceback
-from pathlib import Path
 
 import cloudpickle
 import keys_hidden
@@ -21,12 +20,6 @@ from hamt_bulk import Encryption, KeyEnv, KeyFile, errors
 from hamt_bulk.errors import CASError, InvalidInput, NotPortable, WrongKey
 
 STORED = Encryption(KEY).seal("a", b"value")
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    (tmp_path / "key").write_bytes(KEY)
-    return tmp_path / "key"
 
 
 # What is a key
@@ -133,6 +126,15 @@ def test_the_key_is_fetched_where_it_is_needed_and_once(tmp_path, monkeypatch):
     assert len(log.read_text().split()) == 2
 
 
+PROGRAM = """
+import pickle, sys
+encryption = pickle.loads(bytes.fromhex(sys.argv[1]))
+again = pickle.loads(pickle.dumps(encryption))
+assert repr(again) == repr(encryption) and not again.is_ready
+again.open("a", b"")
+"""
+
+
 def test_bytes_stay_in_their_process():
     encryption = Encryption(KEY, header=b"h", exclude_vars=["a"])
     for dumps in (pickle.dumps, cloudpickle.dumps):
@@ -141,12 +143,7 @@ def test_bytes_stay_in_their_process():
         assert pickle.loads(data) == encryption
         assert pickle.loads(data).exclude_vars == {"a"}
         found = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "import pickle, sys; pickle.loads(bytes.fromhex(sys.argv[1]))",
-                data.hex(),
-            ],
+            [sys.executable, "-c", PROGRAM, data.hex()],
             capture_output=True,
             text=True,
             timeout=60,
@@ -158,7 +155,7 @@ def test_bytes_stay_in_their_process():
 def test_of_bytes_whose_encryption_is_gone_nothing_is_left():
     data = pickle.dumps(Encryption(KEY))
     with pytest.raises(NotPortable, match="its Encryption is gone: keep it as long as"):
-        pickle.loads(data)
+        pickle.loads(data).fetch()
 
 
 def test_a_forked_child_has_what_its_parent_had():
@@ -167,7 +164,7 @@ def test_a_forked_child_has_what_its_parent_had():
 
     def child() -> None:
         with pytest.raises(NotPortable):
-            pickle.loads(data)
+            pickle.loads(data).fetch()
         answers.put((encryption.open("a", STORED), file.open("a", STORED)))
         os._exit(0)  # what this process has to do at its end is its parent's
 

@@ -85,6 +85,7 @@ ENCRYPTED = [
         "xlat/zarr.json",
         "lat/t/zarr.json",
         "lat/t/c/0",
+        "lat",
         "lat/notes.txt",
     ),
     *("time/c/0", "time/zarr.json", "x/g/time/c/0", "c/0", "0.0", "c", "t/c/0"),

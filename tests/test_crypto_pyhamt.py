@@ -55,6 +55,8 @@ def test_what_was_written_once_is_read_for_ever():
 @pytest.mark.parametrize("encryption", [THREE, TWO])
 def test_what_cannot_be_decrypted_is_a_wrong_key_which_the_format_cannot_tell_from_damage(encryption):
     stored = encryption.seal("a/c/0", b"some value")
+    while stored[0] >> 5 == 2:  # a piece of it could be a dag-cbor byte string
+        stored = encryption.seal("a/c/0", b"some value")
     others = [
         Encryption(bytes(32), header=b"era5", format=encryption.format).open,
         Encryption(KEY, header=b"", format=encryption.format).open,

@@ -1,6 +1,5 @@
 """Deleting keys and folders from a root."""
 
-import dask
 import pytest
 import xarray as xr
 import zarr
@@ -13,11 +12,7 @@ from hamt_bulk.roots.delete import delete
 from hamt_bulk.xarray import to_hamt
 from hamt_bulk.zarr import ZarrHAMTStore
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with dask.config.set(scheduler="sync"):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def both(cas, **options):

@@ -251,7 +251,7 @@ def test_every_block_is_verified(two):
     ("data", "message"),
     [
         (b"value", "not dag-cbor"),
-        (b"\xa3\x64hamt\x80\x67hashAlg\x12\x6abucketSize\x03", "root of an IPLD HashMap"),
+        (b"\xa3\x64hamt\x82\x41\x00\x80\x67hashAlg\x12\x6abucketSize\x03", "one root is .*HashMap.*convert one"),
         (b"\x82\x41\x00\x80", "child node of an IPLD HashMap"),
         (b"\x80", "a list of 0, expected 256"),
     ],
@@ -261,7 +261,7 @@ def test_what_is_no_root_is_refused(two, data, message, turned):
     cas, a, _ = two
     cid = identify(data, 0x71)
     cas.blocks[cid] = data
-    with pytest.raises(MalformedNode, match=message):
+    with pytest.raises((MalformedNode, InvalidInput), match=message):
         list(diff(*((cid, a) if turned else (a, cid)), cas))
 
 

@@ -2,7 +2,6 @@
 
 import json
 
-import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -23,10 +22,7 @@ DIMS = ("time", "lat", "lon")
 ALL = slice(None)
 
 
-@pytest.fixture(autouse=True)
-def in_this_thread():
-    with dask.config.set(scheduler="sync"):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

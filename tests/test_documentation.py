@@ -69,7 +69,7 @@ def test_the_python_of_the_readme_runs(in_an_empty_folder):
     for day in pd.date_range("2020-01-01", periods=2):
         hours_of(day).to_netcdf(f"era5/{day:%d}.nc")
     blocks = re.findall(r"```python\n(.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
-    first, changing, roots, handle, keys, encryption, *_ = blocks
+    first, changing, roots, handle, _, keys, encryption, *_ = blocks
     names: dict[str, Any] = {"day": hours_of(pd.Timestamp("2020-01-03"))}
     run(first, names)
     assert str(names["root"]).startswith("bafyr4i")

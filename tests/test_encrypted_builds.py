@@ -28,12 +28,6 @@ from hamt_bulk.zarr import ZarrHAMTStore
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 
 
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    (tmp_path / "key").write_bytes(KEY)
-    return tmp_path / "key"
-
-
 # What is built is what xarray would have stored
 
 
@@ -209,12 +203,10 @@ def test_other_options_than_those_of_the_writer_are_told():
         opened(hidden, cas, Encryption(KEY))
 
 
-def test_chunks_that_share_a_zarr_chunk_are_named_by_their_key(monkeypatch):
+def test_chunks_that_share_a_zarr_chunk_are_named_by_their_key(monkeypatch, cut_batches):
     ds = xr.Dataset({"a": ("x", da.arange(8, chunks=2))})
     monkeypatch.setattr("hamt_bulk.xarray.plan._refuse_shared_chunks", lambda *_: None)
-    monkeypatch.setattr("hamt_bulk.dask.batches.BATCH_BYTES", 16)
-    monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BLOCKS", 1)
-    monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BYTES", 1)
+    cut_batches(16)
     with pytest.raises(errors.Conflict, match=r"'a/c/\d'.*Variable 'a' has Dask chunks"):
         to_hamt(
             ds,

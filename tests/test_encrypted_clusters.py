@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -25,21 +23,6 @@ def expected() -> Any:
         encryption.name(key): encryption.seal(key, value) for key, value in by_to_zarr(dataset()).items()
     }
     return build(stored, InMemoryCAS())
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Client]:
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    (tmp_path / "key").write_bytes(KEY)
-    return tmp_path / "key"
 
 
 def deterministic(key: Any) -> Encryption:
@@ -72,7 +55,7 @@ def test_in_processes_the_root_is_one(expected, tmp_path, key_file):
         )
 
 
-def test_on_workers_the_root_is_one_and_they_read_it(expected, tmp_path, key_file, workers):
+def test_on_workers_the_root_is_one_and_they_read_it(expected, tmp_path, key_file, processes):
     cas, encryption = PackCAS(tmp_path / "store"), deterministic(KeyFile(key_file))
     assert to_hamt(dataset(), cas, encryption=encryption) == expected
     found = opened(expected, cas, encryption, chunks={})
@@ -97,7 +80,7 @@ def test_with_an_asynchronous_client_the_root_is_one(expected, tmp_path, key_fil
     assert asyncio.run(on_it()) == [expected]
 
 
-def test_a_key_that_stays_here_is_refused_before_any_work_where_others_do_it(tmp_path, workers):
+def test_a_key_that_stays_here_is_refused_before_any_work_where_others_do_it(tmp_path, processes):
     ds = dataset()
     with pytest.raises(errors.NotPortable, match=r"given as bytes in process \d+ .* KeyFile\(path\), KeyEnv"):
         to_hamt(ds, PackCAS(tmp_path), encryption=Encryption(KEY))
@@ -108,7 +91,17 @@ def test_a_key_that_stays_here_is_refused_before_any_work_where_others_do_it(tmp
     assert not list((tmp_path / "packs").rglob("*.car"))
 
 
-def test_a_worker_without_the_key_is_named_before_any_work(tmp_path, monkeypatch, workers):
+def test_a_reader_whose_key_stays_here_fails_on_a_worker_and_does_not_hang(
+    expected, tmp_path, key_file, processes
+):
+    cas = PackCAS(tmp_path / "store")
+    to_hamt(dataset(), cas, encryption=deterministic(KeyFile(key_file)))
+    found = opened(expected, cas, deterministic(KEY), chunks={})
+    with pytest.raises(errors.NotPortable, match=r"given as bytes in process \d+ .* KeyFile\(path\), KeyEnv"):
+        found.t2m.sum().compute()
+
+
+def test_a_worker_without_the_key_is_named_before_any_work(tmp_path, monkeypatch, processes):
     """The variable is set here, after the workers began."""
     monkeypatch.setenv("KEY_OF_THE_DRIVER", KEY.hex())
     with pytest.raises(
@@ -119,7 +112,7 @@ def test_a_worker_without_the_key_is_named_before_any_work(tmp_path, monkeypatch
     assert_hidden(caught.value)
 
 
-def test_a_worker_with_another_key_is_named_before_any_work(tmp_path, key_file, workers):
+def test_a_worker_with_another_key_is_named_before_any_work(tmp_path, key_file, processes):
     encryption = Encryption(KeyFile(key_file))
     encryption.fetch()
     key_file.write_bytes(bytes(32))

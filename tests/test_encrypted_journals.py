@@ -32,10 +32,8 @@ def stopping(stop_at: int | None) -> xr.Dataset:
 
 
 @pytest.fixture
-def small_batches(monkeypatch):
-    monkeypatch.setattr("hamt_bulk.dask.batches.BATCH_BYTES", 32)
-    monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BLOCKS", 1)
-    monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BYTES", 1)
+def small_batches(cut_batches):
+    cut_batches(32)
 
 
 @pytest.mark.parametrize(

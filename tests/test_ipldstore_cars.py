@@ -9,10 +9,9 @@ import pytest
 from car_files import unfinished, version_1, version_2, version_2_without_index
 from hypothesis import given
 from hypothesis import strategies as st
+from ipldstore_made import VECTOR, VECTOR_ITEMS, as_ipldstore_gives, filled, frozen, hierarchies
 from multiformats import CID
 from test_cas_custom import DictCAS
-from test_ipldstore import VECTOR, VECTOR_ITEMS, as_ipldstore_gives, frozen, hierarchies
-from test_ipldstore_mapping import filled
 
 from hamt_bulk import CarCAS, InMemoryCAS, PackCAS, errors
 from hamt_bulk.block import Block, identify, text, to_bytes, to_cid

@@ -11,9 +11,9 @@ from typing import Any
 import dag_cbor
 import pytest
 import xarray as xr
+from ipldstore_made import VECTOR, VECTOR_ITEMS, as_ipldstore_gives, cbor_map, frozen_naively
 from kubo.daemon import Daemon
 from multiformats import CID
-from test_ipldstore import VECTOR, VECTOR_ITEMS, as_ipldstore_gives, cbor_map, frozen_naively
 from test_zarr_read import dataset
 
 from hamt_bulk import KuboCAS, build, errors

@@ -10,7 +10,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from old_kinds import EACH, WRITERS, as_it_comes_back, dataset, hierarchy, written
+from old_kinds import EACH, WRITERS, as_it_comes_back, as_text, dataset, hierarchy, plain, written
 from old_writers import Blocks, hash_map, link, py_hamt_2
 from stored import assert_same
 
@@ -90,13 +90,6 @@ def test_workers_read_roots_of_all_kinds(tmp_path, client: Client) -> None:
     assert [float(future.result()) for future in client.compute(sums)] == [expected] * len(WRITERS)
 
 
-plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text() | st.binary() | st.floats(0, 1),
-    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(), inside, max_size=3),
-    max_leaves=6,
-)
-
-
 @settings(max_examples=40)
 @given(
     st.dictionaries(st.text(), plain, max_size=60),
@@ -134,14 +127,6 @@ def test_any_hash_map_is_a_dict(items, bit_width, bucket_size) -> None:
     assert dict(root.items()) == expected and set(root) == set(expected)
     for key, value in items.items():
         assert key in root and root.get(key) == value
-
-
-def as_text(key: str | bytes) -> str | bytes:
-    """A key as `items` gives it: text where it can be."""
-    try:
-        return key.decode() if isinstance(key, bytes) else key
-    except UnicodeDecodeError:
-        return key
 
 
 # Values

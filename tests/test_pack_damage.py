@@ -27,11 +27,6 @@ pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def pack(store: Path) -> Path:
     """The one pack of `store`, which holds `VALUES`."""
     return write(store, VALUES)

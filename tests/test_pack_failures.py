@@ -24,11 +24,6 @@ ABSENT = identify(b"nobody has this")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     monkeypatch.setattr(os, "fsync", lambda file: None)
     return Faults(monkeypatch)

@@ -17,11 +17,6 @@ from hamt_bulk.packs import rebuild
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
 def removed_by_another_process(path: Path) -> None:
     subprocess.run([sys.executable, "-c", f"import os; os.unlink({str(path)!r})"], check=True)
 

@@ -14,11 +14,6 @@ from hamt_bulk.cli import app
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
 def call(*arguments: str | os.PathLike[str]) -> Result:
     return CliRunner().invoke(app, ["packs", *map(os.fspath, arguments)])
 

@@ -14,11 +14,6 @@ from hamt_bulk.packs import drop
 from hamt_bulk.packs.temporary import now_of
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_clock_that_is_ahead_of_the_file_server_makes_no_pack_old(
     store: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool

@@ -1,6 +1,7 @@
 """Builds that were interrupted, in a store that is tidied up before they go on."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import dask
@@ -30,11 +31,9 @@ def hours(start: int, failing: bool = False) -> xr.Dataset:
 
 
 @pytest.fixture
-def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def interrupted(tmp_path: Path, cut_batches: Callable[[int], None]) -> Path:
     """A store with a base and half of an append to it."""
-    monkeypatch.setattr("hamt_bulk.dask.batches.BATCH_BYTES", 100)
-    monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BYTES", 1)
-    monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BLOCKS", 1)
+    cut_batches(100)
     cas = PackCAS(tmp_path / "store")
     with dask.config.set(scheduler="synchronous"):
         base = to_hamt(hours(0), cas)

@@ -17,11 +17,6 @@ from hamt_bulk.packs import packs
 from hamt_bulk.packs.temporary import Temporary, is_left, temporary_files
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
 def test_every_pack_is_listed_with_what_it_holds(store: Path) -> None:
     [values] = write(store, [b"one", b"two"])
     [nodes] = write(store, [b"node"], "dag-cbor")

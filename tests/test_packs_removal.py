@@ -25,11 +25,6 @@ CIDS = [identify(value) for value in VALUES]
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
 def once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, before: Callable[[], object]) -> None:
     """Calls `before` ahead of the first call of `name` that is made from now on."""
     real, called = getattr(owner, name), []

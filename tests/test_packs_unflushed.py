@@ -15,11 +15,6 @@ from hamt_bulk.block import identify
 from hamt_bulk.cas import PackCAS
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
 async def forget_a_store(path: Path, value: bytes) -> None:
     """Leaves a store to the garbage collection, with a value that was not flushed."""
     cas = PackCAS(path)

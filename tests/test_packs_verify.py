@@ -25,11 +25,6 @@ pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def pack(store: Path) -> Path:
     [path] = write(store, VALUES)
     return path

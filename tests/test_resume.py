@@ -24,10 +24,8 @@ class Stop(Exception):
 
 
 @pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr("hamt_bulk.dask.batches.BATCH_BYTES", 200)
-    monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BLOCKS", 1)
-    monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BYTES", 1)
+def small_batches(cut_batches):
+    cut_batches(200)
 
 
 def dataset(stop_at: int | None = None, size: int = 60, **attrs: Any) -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""The Zarr store of a root of any kind: zarr's own suite, and beside zarr's memory store."""
+"""The Zarr store of a root of any kind: beside zarr's memory store, and in threads and processes."""
 
 import asyncio
 import os
@@ -9,22 +9,16 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-import numpy as np
 import pytest
 import xarray as xr
-import zarr
 from dask.base import tokenize
-from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
-from stored import by_to_zarr
-from test_ipldstore import frozen, root_of
-from test_zarr_read import PROTOTYPE, collect, dataset, keys, memory_store, requests, sizes
-from test_zarr_store import PREPARED_BY_WRITING, WRITES
+from ipldstore_made import frozen, root_of
+from test_zarr_read import PROTOTYPE, collect, keys, memory_store, requests, sizes
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
-from zarr.testing.store import StoreTests
 
 from hamt_bulk import InMemoryCAS, PackCAS, errors
 from hamt_bulk.cas import ContentAddressedStore
@@ -32,7 +26,7 @@ from hamt_bulk.crypto import Encryption
 from hamt_bulk.formats.ipldstore import IpldstoreRoot
 from hamt_bulk.formats.root import Root
 from hamt_bulk.formats.sealed import SealedRoot
-from hamt_bulk.zarr import StoreIsReadOnly, roots
+from hamt_bulk.zarr import roots
 from hamt_bulk.zarr.roots import RootStore
 
 
@@ -75,63 +69,6 @@ class DictRoot(Root):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.given, self.cas)
-
-
-# The suite that zarr has for stores
-
-
-class SuiteStore(RootStore):
-    """Opens as zarr's stores do, with the arguments of the class, of which every store of theirs has `read_only`."""
-
-    def __init__(self, source: Root, read_only: bool = True) -> None:
-        if not read_only:
-            raise StoreIsReadOnly("a root is read-only")
-        super().__init__(source)
-
-
-class TestReadOnly(StoreTests[SuiteStore, cpu.Buffer]):
-    store_cls = SuiteStore
-    buffer_cls = cpu.Buffer
-
-    @pytest.fixture(autouse=True)
-    def as_it_can_be(self, request, monkeypatch):
-        if request.node.originalname in PREPARED_BY_WRITING:
-            monkeypatch.setattr(SuiteStore, "set", lambda *arguments: self.set(*arguments))
-        if error := WRITES.get(request.node.originalname):
-            request.applymarker(pytest.mark.xfail(raises=error, reason="writes", strict=True))
-
-    async def set(self, store, key, value):
-        """Puts the store at the root which has this too."""
-        source = store.source
-        values = {key: source.get(key) for key in source} | {key: value.to_bytes()}
-        fresh = SuiteStore(IpldstoreRoot(frozen(values, source.cas), source.cas))
-        vars(store).update(source=fresh.source, _folders=None)
-
-    async def get(self, store, key):
-        raise AssertionError("nothing can be written that would be looked for")
-
-    @pytest.fixture(params=["memory", "pack"])
-    def store_kwargs(self, request, tmp_path):
-        cas = InMemoryCAS() if request.param == "memory" else PackCAS(tmp_path / "store")
-        return {"source": root_of({}, cas), "read_only": True}
-
-    def test_store_repr(self, store):
-        assert repr(store) == f"RootStore(<ipldstore root {store.root} in {store.source.cas!r}>)"
-        assert str(store) == f"ipfs://{store.root}"
-
-    def test_store_supports_writes(self, store):
-        assert not store.supports_writes and not store.supports_deletes
-
-    def test_store_supports_listing(self, store):
-        assert store.supports_listing
-
-    @pytest.mark.parametrize("read_only", [True, False])
-    async def test_store_open_read_only(self, open_kwargs, read_only):
-        if read_only:
-            await super().test_store_open_read_only(open_kwargs, read_only)
-        else:
-            with pytest.raises(StoreIsReadOnly):
-                await super().test_store_open_read_only(open_kwargs, read_only)
 
 
 # Beside zarr's memory store
@@ -240,17 +177,6 @@ def test_what_fails_is_raised_and_is_never_an_absent_key(error) -> None:
         assert not isinstance(raised.value, (KeyError, FileNotFoundError))
     root.fails = None
     assert sorted(asyncio.run(collect(store.list_dir("")))) == ["a", "b"]  # half a walk was not remembered
-
-
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_a_chunk_that_is_missing_comes_out_of_xarray_as_missing(zarr_format) -> None:
-    """Neither filled with NaN nor taken for a variable that is not there."""
-    items = by_to_zarr(dataset(), zarr_format=zarr_format)
-    root = root_of(items)
-    chunk = next(key for key in items if key.startswith("t2m/") and not key.endswith(("json", "y", "s")))
-    del root.cas.blocks[root.pointer(chunk)]
-    with xr.open_zarr(root.store(), chunks=None) as found, pytest.raises(errors.BlockNotFound):
-        found["t2m"].load()
 
 
 # Writing
@@ -372,45 +298,3 @@ def test_an_opened_store_stays_open_elsewhere() -> None:
     assert not pickle.loads(pickle.dumps(store))._is_open
     asyncio.run(store._open())
     assert pickle.loads(pickle.dumps(store))._is_open
-
-
-# What zarr and xarray make of it
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
-
-
-@pytest.mark.parametrize("zarr_format", [2, 3])
-@pytest.mark.parametrize("consolidated", [True, False])
-def test_xarray_opens_a_hierarchy_and_so_do_workers(zarr_format, consolidated, tmp_path, client) -> None:
-    ds = dataset()
-    items = by_to_zarr(
-        ds, zarr_format=zarr_format, consolidated=consolidated, encoding={"t2m": {"chunks": (2, 6)}}
-    )
-    store = root_of(items, PackCAS(tmp_path / "store")).store()
-    with xr.open_zarr(store, chunks={}, consolidated=consolidated) as found:
-        assert found.chunks["time"] == (2, 2)
-        assert found.compute().identical(ds)
-    assert zarr.open_group(store, mode="r").info_complete()
-    assert np.array_equal(zarr.open_array(store, path="count", mode="r")[:], ds["count"])
-
-
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_groups_below_groups_are_found_by_listing(zarr_format) -> None:
-    memory = MemoryStore()
-    zarr.create_array(memory, name="a/b/v", shape=(4,), chunks=(2,), dtype="i4", zarr_format=zarr_format)[
-        :
-    ] = [1, 2, 3, 4]
-    items = {key: value.to_bytes() for key, value in memory._store_dict.items()}
-    group = zarr.open_group(root_of(items).store(), mode="r")
-    expected = zarr.open_group(memory, mode="r")
-    assert sorted(name for name, _ in group.members(max_depth=None)) == sorted(
-        name for name, _ in expected.members(max_depth=None)
-    )
-    assert list(group["a/b/v"][:]) == [1, 2, 3, 4]

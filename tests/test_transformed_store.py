@@ -9,12 +9,11 @@ import pytest
 import xarray as xr
 import zarr
 from keys_hidden import KEY
-from test_zarr_store import buffer
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import cpu, default_buffer_prototype
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
-from zarr.testing.store import StoreTests
+from zarr_stores import WritableTests, buffer
 
 from hamt_bulk import Encryption, InMemoryCAS, TransformedStore
 from hamt_bulk.crypto import transformers
@@ -44,9 +43,8 @@ class SuiteStore(TransformedStore):
         super().__init__(store if read_only is None else store.with_read_only(read_only), encode, decode)
 
 
-class TestTransformed(StoreTests[SuiteStore, cpu.Buffer]):
+class TestTransformed(WritableTests[SuiteStore]):
     store_cls = SuiteStore
-    buffer_cls = cpu.Buffer
 
     async def set(self, store, key, value):
         await store.store.set(key, buffer(encode(key, value.to_bytes())))
@@ -64,12 +62,6 @@ class TestTransformed(StoreTests[SuiteStore, cpu.Buffer]):
 
     def test_store_repr(self, store):
         assert repr(store) == str(store) == f"SuiteStore({store.store!r})"
-
-    def test_store_supports_writes(self, store):
-        assert store.supports_writes and store.supports_deletes
-
-    def test_store_supports_listing(self, store):
-        assert store.supports_listing
 
 
 def test_ranges_and_sizes_are_those_of_the_values():

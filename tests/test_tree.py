@@ -188,7 +188,7 @@ def test_a_tree_of_another_hash_is_refused_when_edited():
         (b"\x00", "a int"),
         (b"", "not dag-cbor"),
         (b"\x81" * 100_000, "not dag-cbor"),
-        (b"\xa3\x64hamt\x80\x67hashAlg\x12\x6abucketSize\x03", "root of an IPLD HashMap"),
+        (b"\xa3\x64hamt\x82\x41\x00\x80\x67hashAlg\x12\x6abucketSize\x03", "root of an IPLD HashMap"),
         (b"\xa2\x61B\xa0\x61L\xa0", "py-hamt 2"),
         (b"\x82\x41\x00\x80", "child node of an IPLD HashMap"),
         (b"\x80", "a list of 0, expected 256"),

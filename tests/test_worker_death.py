@@ -37,10 +37,8 @@ def client():
 
 
 @pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr("hamt_bulk.dask.batches.BATCH_BYTES", BATCH * 64)
-    monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BLOCKS", 1)
-    monkeypatch.setattr("hamt_bulk.dask.batches.SMALL_BATCH_BYTES", 1)
+def small_batches(monkeypatch, cut_batches):
+    cut_batches(BATCH * 64)
     monkeypatch.setattr("hamt_bulk.dask.stages.part_count", lambda _: 8)
 
 

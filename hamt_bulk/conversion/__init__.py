@@ -76,8 +76,8 @@ def convert(
     pin, journal, resume, progress    as in `to_hamt`; what is noted are parts of the source
 
     Values are neither decoded nor written again where their bytes allow it: in one store only the nodes of the tree are
-    new. What has to be written is read again and compared; in the end every key of the new root is compared with the
-    source's. A value that is missing in the source and kept as it is stays missing: `check` finds it.
+    new. What has to be written is read again and compared; in the end every key of the new root, read again, is compared
+    with what the tasks made of the source. A value that is missing in the source and kept as it is stays missing: `check` finds it.
 
     Runs on the scheduler that Dask would use here. The result is that of a build of these keys and values: a source that
     its writer left with keys in wrong places, or with nodes that are too small, is mended by it. Raises `InvalidInput` for
@@ -214,6 +214,10 @@ def _refuse_contradictions(
         raise InvalidInput(f"zarr_format={zarr_format!r}, expected 3, or None to leave documents as they are")
     if to == "ipldstore" and zarr_format == 3:
         raise InvalidInput('zarr_format=3 and to="ipldstore": ipldstore holds Zarr v2')
+    if encryption is not None:
+        from hamt_bulk.crypto import checked
+
+        checked(encryption)
     if to == "ipldstore" and encryption is not None:
         raise InvalidInput(
             'encryption= and to="ipldstore": it holds metadata itself, as JSON. Convert to "pyhamt" or a HashMap'

@@ -9,10 +9,10 @@ from hamt_bulk.block import text
 from hamt_bulk.bulk import Target
 from hamt_bulk.conversion.values import Entries, Values, plain
 from hamt_bulk.dask.halt import Halt
-from hamt_bulk.errors import BlockMismatch
+from hamt_bulk.errors import BlockMismatch, Conflict
 from hamt_bulk.formats.root import Root
 from hamt_bulk.formats.sealed import SealedRoot
-from hamt_bulk.formats.trees import TreeRoot
+from hamt_bulk.formats.trees import PyHamt2Root, TreeRoot
 from hamt_bulk.keys import key_text
 from hamt_bulk.layout import Slot
 from hamt_bulk.manifest import Manifest
@@ -23,6 +23,9 @@ ENTRIES_AT_ONCE = 2048
 
 PARTS = 256
 """About how many parts a source is cut into: many enough that a worker that dies costs little."""
+
+SMALL_PART = 512
+"""About how many entries a part of a small tree has: each that writes values makes a pack."""
 
 Part: TypeAlias = "Entries | tuple[bytes, ...]"
 """Entries of the source as they are, or nodes below which they lie."""
@@ -46,15 +49,26 @@ def parts_of(source: Root) -> list[Part]:
     inner = source.inner if isinstance(source, SealedRoot) else source
     if not isinstance(inner, TreeRoot):
         entries = sorted(source.pointers())
-        size = max(-(-len(entries) // PARTS), 1)
+        size = max(-(-len(entries) // PARTS), SMALL_PART)
         return [entries[start : start + size] for start in range(0, len(entries), size)]
+    if isinstance(inner, PyHamt2Root):
+        inner.load()  # once here, and not in each task
     slots = inner.tree.root_slots()
     own: Entries = [entry for slot in slots if isinstance(slot, dict) for entry in slot.items()]
     links = [slot for slot in slots if isinstance(slot, bytes)]
-    together = max(-(-len(links) // PARTS), 1)
+    together = max(-(-len(links) // PARTS), _leaves_together(inner, links))
     parts: list[Part] = [_named(source, own)] if own else []
     parts += [tuple(links[start : start + together]) for start in range(0, len(links), together)]
     return parts
+
+
+def _leaves_together(source: TreeRoot, links: Sequence[bytes]) -> int:
+    """How many nodes of those that a root links to make a part, as far as the first of them tells."""
+    for link in links[:1]:
+        [slots] = source.tree.nodes([link])
+        if not any(isinstance(slot, bytes) for slot in slots):
+            return -(-SMALL_PART // max(sum(map(len, slots)), 1))  # type: ignore[arg-type]  # buckets
+    return 1
 
 
 def _named(source: Root, entries: Entries) -> Entries:
@@ -75,7 +89,20 @@ def convert_part(job: Job, part: Part, halt: Halt) -> Manifest:
             halt.heed()
             edits += values.converted(batch, writer)
         writer.flush()
+    values.refuse_lost([pointer for _, pointer in edits])
+    _refuse_two_values(edits)
     return job.target.manifest(edits)
+
+
+def _refuse_two_values(edits: Entries) -> None:
+    """Raises `Conflict` for a key that comes twice, as where it lay in a wrong place and was set again."""
+    known: dict[str, bytes] = {}
+    for key, pointer in edits:
+        if (other := known.setdefault(key, pointer)) != pointer:
+            raise Conflict(
+                f"{key!r} is in the source twice, as {plain(other)!r} and as {plain(pointer)!r}: lookups find the one "
+                "that lies where its hash leads. Delete the key there, convert, and set it again"
+            )
 
 
 def _below(source: Root, nodes: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:

@@ -24,9 +24,9 @@ from hamt_bulk.block import DAG_CBOR, DAG_PB, Block, parse, text
 from hamt_bulk.cas import ContentAddressedStore, Writer
 from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.cas.writer import MAX_TRANSFER_BYTES
-from hamt_bulk.errors import BlockMismatch, InvalidInput, MalformedNode
+from hamt_bulk.errors import BlockMismatch, BlockNotFound, InvalidInput, MalformedNode
 from hamt_bulk.formats.ipldstore import IpldstoreRoot
-from hamt_bulk.formats.root import Root
+from hamt_bulk.formats.root import Root, batches
 from hamt_bulk.formats.sealed import SealedRoot
 from hamt_bulk.formats.trees import PyHamt2Root
 from hamt_bulk.keys import any_key
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from hamt_bulk.crypto import Encryption
 
 Entries: TypeAlias = list[tuple[str, bytes]]
-
-VALUES_AT_ONCE = 64
-"""How many values are loaded together."""
 
 MAX_DEPTH = 64
 """How deep structures of links below a value may go."""
@@ -70,8 +67,8 @@ class Values:
         yield from kept
         if self.is_copy:
             self._copy([link for _, pointer in kept for link in links_of_pointer(pointer)], writer)
-        for start in range(0, len(others), VALUES_AT_ONCE):
-            yield from self._written(others[start : start + VALUES_AT_ONCE], writer)
+        for some in batches(others, lambda entry: entry[1]):
+            yield from self._written(some, writer)
 
     def _apart(self, entries: Sequence[tuple[str, bytes]]) -> tuple[Entries, Entries]:
         """The entries whose pointers can be those of the target, too, and the others."""
@@ -131,6 +128,15 @@ class Values:
     def _name(self, key: str) -> str:
         return key if self.encryption is None else self.encryption.name(key)
 
+    def refuse_lost(self, pointers: Sequence[bytes]) -> None:
+        """Raises `BlockNotFound` when another store has not kept what was copied to it for these."""
+        if not self.is_copy:
+            return
+        links = list(dict.fromkeys(link for pointer in pointers for link in links_of_pointer(pointer)))
+        for link, has in zip(links, self.cas.has_many(links), strict=True):
+            if not has:
+                raise BlockNotFound(f"{text(link)} was written to {self.cas!r} and is not there")
+
     def _copy(self, links: Sequence[bytes], writer: Writer) -> None:
         """Copies what the target lacks of values, and of the structures of links that they are."""
         level = list(dict.fromkeys(links))
@@ -138,8 +144,7 @@ class Values:
         reader = Reader(self.source.cas)
         for _ in range(MAX_DEPTH):
             deeper: list[bytes] = []
-            for start in range(0, len(level), VALUES_AT_ONCE):
-                batch = level[start : start + VALUES_AT_ONCE]
+            for batch in batches(level, lambda cid: cid):
                 lacking = [cid for cid, has in zip(batch, self.cas.has_many(batch), strict=True) if not has]
                 # A structure that is there need not be there with all below it.
                 wanted = [cid for cid in batch if cid in lacking or parse(cid).codec == DAG_CBOR]

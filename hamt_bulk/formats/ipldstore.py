@@ -165,7 +165,12 @@ class IpldstoreRoot(Root):
             if kept.chunks is None:
                 from hamt_bulk.formats import open_root  # of all kinds, this one among them
 
-                kept.chunks = open_root(hamt, self.cas)
+                chunks = open_root(hamt, self.cas)
+                if isinstance(chunks, IpldstoreRoot):
+                    raise MalformedNode(
+                        f"{text(self.root)}: what it links to as its HashMap, {text(hamt)}, is an ipldstore"
+                    )
+                kept.chunks = chunks
             return kept.chunks
 
     def _checked(self, key: str, pointer: bytes) -> bytes:

@@ -50,6 +50,10 @@ def open_root(
     `InvalidInput`, which says what was seen, for what is no root.
     """
     cid, opened = to_bytes(root), open_cas(cas)
+    if encryption is not None:
+        from hamt_bulk.crypto import checked
+
+        checked(encryption)
     if encryption is not None and transformer_decode is not None:
         raise InvalidInput("encryption= and transformer_decode=: values are decoded by one of them")
     found = _recognised(cid, opened, transformer_decode or transformer_of(encryption))

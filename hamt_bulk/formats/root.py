@@ -1,21 +1,27 @@
 """A root of any kind, opened for reading."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dag_cbor.ipld import IPLDKind
 from multiformats import CID
 
-from hamt_bulk.block import text, to_cid
+from hamt_bulk.block import DAG_PB, parse, text, to_cid
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.errors import KeyNotFound
+from hamt_bulk.pointers import is_inline
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+T = TypeVar("T")
+
 VALUES_AT_ONCE = 64
-"""How many values `items` loads at a time."""
+"""How many values are loaded at a time, of a block each: 64 MiB at most of those that this package writes."""
+
+FILES_AT_ONCE = 4
+"""How many of those are loaded at a time that are files of several blocks, and of any length."""
 
 
 class Root(ABC):
@@ -74,17 +80,8 @@ class Root(ABC):
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, IPLDKind]]:
         """The keys that start with `prefix` and their values, of which a few are loaded at a time."""
-        waiting: list[tuple[str, bytes]] = []
-        for entry in self.pointers():
-            if entry[0].startswith(prefix):
-                waiting.append(entry)
-            if len(waiting) == VALUES_AT_ONCE:
-                yield from self._items(waiting)
-                waiting = []
-        yield from self._items(waiting)
-
-    def _items(self, entries: list[tuple[str, bytes]]) -> Iterator[tuple[str, IPLDKind]]:
-        if entries:
+        wanted = (entry for entry in self.pointers() if entry[0].startswith(prefix))
+        for entries in batches(wanted, lambda entry: entry[1]):
             yield from zip((key for key, _ in entries), self.values(entries), strict=True)
 
     def get(self, key: str) -> IPLDKind:
@@ -116,3 +113,20 @@ class Root(ABC):
 
     def __repr__(self) -> str:
         return f"<{self.kind} root {text(self.root)} in {self.cas!r}>"
+
+
+def batches(items: Iterable[T], pointer_of: Callable[[T], bytes]) -> Iterator[list[T]]:
+    """`items` in lists whose values may be in memory together."""
+    batch: list[T] = []
+    taken = 0
+    for item in items:
+        pointer = pointer_of(item)
+        is_file = not is_inline(pointer) and parse(pointer).codec == DAG_PB
+        size = VALUES_AT_ONCE // FILES_AT_ONCE if is_file else 1
+        if taken + size > VALUES_AT_ONCE:
+            yield batch
+            batch, taken = [], 0
+        batch.append(item)
+        taken += size
+    if batch:
+        yield batch

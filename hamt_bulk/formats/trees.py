@@ -1,7 +1,6 @@
 """Roots of hash trees: py-hamt 3, IPLD HashMaps, py-hamt 2."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -11,7 +10,7 @@ from multiformats import CID
 
 from hamt_bulk.block import text, to_cid
 from hamt_bulk.cas import ContentAddressedStore
-from hamt_bulk.errors import InvalidInput
+from hamt_bulk.errors import HamtError, InvalidInput
 from hamt_bulk.formats.root import Root
 from hamt_bulk.hashers import HashFn, blake3_hashfn
 from hamt_bulk.keys import key_text, plain_key
@@ -122,7 +121,7 @@ class PyHamt2Root(TreeRoot):
     Its values are dag-cbor, so a chunk is a byte string with a head. The first releases, and dClimate's ipldstore over
     them, kept them as they are: a few values tell.
 
-    transformer_decode  as in py-hamt 2, for values that were written with its `transformer_encode`
+    transformer_decode  as in py-hamt 2, for values that were written with its `transformer_encode`: all of them are dag-cbor
     """
 
     kind = "py-hamt-2"
@@ -133,12 +132,10 @@ class PyHamt2Root(TreeRoot):
         cas: ContentAddressedStore,
         transformer_decode: Transformer | None = None,
         hash_fn: HashFn = py_hamt_2_hashfn,
-        is_encoded: bool | None = None,
     ) -> None:
         super().__init__(root, cas, PyHamt2(), hash_fn)
         self.transformer_decode = transformer_decode
-        if is_encoded is not None:
-            vars(self)["is_encoded"] = is_encoded
+        self._is_encoded: bool | None = None
 
     def values(self, entries: Sequence[tuple[str, bytes]]) -> list[IPLDKind]:
         values: list[IPLDKind] = []
@@ -155,10 +152,18 @@ class PyHamt2Root(TreeRoot):
     def sizes(self, entries: Sequence[tuple[str, bytes]]) -> list[int]:
         return [len(self.read(key, pointer)) for key, pointer in entries]
 
+    def load(self) -> None:
+        """Finds out how values are kept, which every other call for one would do, and which travels with the root."""
+        if self._is_encoded is None:
+            self._is_encoded = self.transformer_decode is not None or self._seems_encoded()
+
     def decoded(self, key: str, stored: Any) -> IPLDKind:
         """The value that the bytes of a block stand for."""
-        data = stored if self.transformer_decode is None else self.transformer_decode(key, stored)
-        if not self.is_encoded:
+        data = (
+            stored if self.transformer_decode is None else _transformed(self.transformer_decode, key, stored)
+        )
+        self.load()
+        if not self._is_encoded:
             return data
         try:
             return from_value(data)
@@ -166,11 +171,7 @@ class PyHamt2Root(TreeRoot):
             hint = "" if self.transformer_decode else ": was it written with a transformer, or encrypted?"
             raise InvalidInput(f"the value of {key!r} is not dag-cbor ({error}){hint}") from None
 
-    @cached_property
-    def is_encoded(self) -> bool:
-        """Whether values are dag-cbor. There were transformers only when they were. What was found travels along."""
-        if self.transformer_decode is not None:
-            return True
+    def _seems_encoded(self) -> bool:
         entries = self.tree.entries(batch=1)
         stored = ((key, pointer) for key, pointer in entries if self._is_stored(pointer))
         some = list(islice(stored, SAMPLED_VALUES))
@@ -191,8 +192,25 @@ class PyHamt2Root(TreeRoot):
         return [next(loaded) if isinstance(value, CID) else value for value in values]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        known = vars(self).get("is_encoded")
-        return type(self), (self.root, self.cas, self.transformer_decode, self.tree.hash_fn, known)
+        opened = self.root, self.cas, self.transformer_decode, self.tree.hash_fn
+        return type(self), opened, {"_is_encoded": self._is_encoded}
+
+
+def _transformed(decode: Transformer, key: str, stored: bytes) -> bytes:
+    """What `decode` makes of bytes. Raises `InvalidInput` for what it raises: zarr takes a `KeyError` for "no such chunk"."""
+    try:
+        data = decode(key, stored)
+    except HamtError:
+        raise
+    except Exception as error:
+        raise InvalidInput(
+            f"transformer_decode failed on the value of {key!r}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InvalidInput(
+            f"transformer_decode made a {type(data).__name__} of the value of {key!r}, expected bytes"
+        )
+    return bytes(data)
 
 
 def is_encoded_value(data: bytes) -> bool:

@@ -172,7 +172,7 @@ class TreeWalk:
             if not digest.startswith(path):
                 what = f"its hash leads to {shown(digest[: len(path)])}, but it lies at {shown(path)}"
                 self._found.add("misplaced", node.cid, key, what)
-            elif not (self._layout.keeps_values and is_inline(pointer)):
+            else:
                 self._accounts.add(key, pointer)
             if self._layout.keeps_values and is_inline(pointer):
                 self._links(key, pointer)

@@ -8,6 +8,7 @@ from hamt_bulk.block import text
 from hamt_bulk.cas import Receipt
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, HamtError
 from hamt_bulk.integrity.least import Least
+from hamt_bulk.pointers import is_inline
 
 Kind: TypeAlias = Literal[
     "missing", "altered", "unreadable", "misplaced", "not canonical", "unaccounted", "inconsistent"
@@ -40,7 +41,7 @@ class Problem:
     """
     What is wrong with one node, with the value of one key, or with one key of a Zarr hierarchy.
 
-    cid    of the block that is concerned
+    cid    of the block that is concerned; empty for a value that its node holds
     where  the key; or the path to the node, the hash bytes that lead there in hex, as in `/07/3a`
     """
 
@@ -150,7 +151,7 @@ class Findings:
     def add(self, kind: Kind, cid: bytes, where: str, message: str) -> None:
         """Counts a problem."""
         self.count += 1
-        self.least.add((where, kind, text(cid), message))
+        self.least.add((where, kind, "" if is_inline(cid) else text(cid), message))
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -93,7 +93,9 @@ class Batch:
             try:
                 key.decode()
             except UnicodeDecodeError as error:
-                raise InvalidInput(f"a journal has the key {key!r}, and keys here are text: {error}") from None
+                raise InvalidInput(
+                    f"a journal has the key {key!r}, and keys here are text: {error}"
+                ) from None
         pointers = list(_column(self.pointers, self.pointer_lengths))
         return Manifest.from_columns(digests_of(keys, hash_fn), keys, pointers)
 
@@ -207,8 +209,11 @@ def _check_batch(batch: Batch) -> None:
         total = int(np.frombuffer(lengths, "<u4").sum(dtype=np.uint64))
         _expect(total == len(data), f"columns whose lengths add up to their {len(data)} bytes, not {total}")
     _expect(len(batch.key_lengths) == len(batch.pointer_lengths), "a pointer for each key")
-    for cid in batch.cids():
-        parse(cid)
+    for pointer in _column(batch.pointers, batch.pointer_lengths):
+        if is_inline(pointer):
+            from_cbor(pointer[1:])
+        elif pointer:
+            parse(pointer)
 
 
 def _expect(holds: bool, what: str) -> None:

@@ -94,7 +94,7 @@ class Resuming:
         hash_fn: HashFn,
         show: Callable[[BuildProgress], None],
         *,
-        any_keys: bool,
+        any_keys: bool = False,
     ) -> Finished:
         """
         Opens the journal of `build`, which has `total` Dask blocks. What it says is finished, and is still there.

@@ -134,15 +134,18 @@ class Layout(ABC):
         return column if self.step == 1 else column << 8 | ways[:, depth * self.step + 1]
 
 
-def refuse_oversized(size: int, keys: Iterable[bytes]) -> None:
-    """Raises `InvalidInput` when a node is too large for a block."""
+def refuse_oversized(size: int, keys: Iterable[bytes], width: int = 256) -> None:
+    """Raises `InvalidInput` when a node of `width` slots is too large for a block."""
     if size > MAX_BLOCK_BYTES:
-        _oversized(size, keys)
+        _oversized(size, keys, width)
 
 
-def _oversized(size: int, keys: Iterable[bytes]) -> NoReturn:
-    longest = max(keys, key=len)
+def _oversized(size: int, keys: Iterable[bytes], width: int) -> NoReturn:
+    longest = max(keys, key=len, default=b"")
+    wide = (
+        f"{width} slots are too many for so many keys, take a smaller bit_width; or " if width > 256 else ""
+    )
     raise InvalidInput(
-        f"a node of {size} bytes, at most {MAX_BLOCK_BYTES} travel as one block on IPFS: the keys are too "
+        f"a node of {size} bytes, at most {MAX_BLOCK_BYTES} travel as one block on IPFS: {wide}the keys are too "
         f"long, the longest has {len(longest)} bytes: {longest[:60]!r}…"
     )

@@ -7,7 +7,7 @@ Source: RFC 8949, section 3; dag-cbor takes a number in its shortest form alone.
 """
 
 from hamt_bulk.block import Data, parse
-from hamt_bulk.foreign import MAX_NESTING
+from hamt_bulk.foreign import MAX_NESTING, from_cbor
 from hamt_bulk.pointers import INLINE, LINK_HEAD, is_inline
 from hamt_bulk.ragged import Ints
 
@@ -79,8 +79,11 @@ def links_of(data: Data) -> list[bytes]:
 
     Maps in any order, and numbers that dag-cbor has not, pass: others wrote such blocks.
     """
-    if (end := end_of(data, 0)) != len(data):
-        raise ValueError(f"{len(data) - end} bytes follow the value, which ends at {end}")
+    try:
+        from_cbor(data)  # it is fast, but strict, and gives links as bytes
+    except ValueError:
+        if (end := end_of(data, 0)) != len(data):
+            raise ValueError(f"{len(data) - end} bytes follow the value, which ends at {end}") from None
     found, at = [], 0
     while at < len(data):
         major, value, at = read_head(data, at)

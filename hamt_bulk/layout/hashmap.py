@@ -148,7 +148,7 @@ class HashMapNodes(Layout):
         first_piece = offsets_of(elements)
         before = len(self._head) + self.width // 8 + head_lengths(elements)
         starts = offsets_of(before + np.diff(piece_at[first_piece]))
-        refuse_oversized(int(np.diff(starts).max(initial=0)), pieces.keys)
+        refuse_oversized(int(np.diff(starts).max(initial=0)), pieces.keys, self.width)
 
         data = np.zeros(starts[-1], np.uint8)
         fill_rows(data, starts[:-1], self._head)
@@ -191,15 +191,8 @@ class HashMapNodes(Layout):
             parts += (HASH_ALG, head(0, self.shape.key_hasher.code))
             parts += (BUCKET_SIZE_KEY, head(0, self.shape.bucket_size))
         data = b"".join(parts)
-        refuse_oversized(
-            len(data),
-            (
-                key.encode("utf-8", "surrogateescape")
-                for slot in slots
-                if isinstance(slot, dict)
-                for key in slot
-            ),
-        )
+        keys = (any_key(key) for slot in slots if isinstance(slot, dict) for key in slot)
+        refuse_oversized(len(data), keys, self.width)
         return Block(self.identify(data), data)
 
     def decode(self, cid: bytes, data: Data | list[Slot], *, is_root: bool = False) -> list[Slot]:
@@ -260,6 +253,8 @@ def read_root(cid: bytes, data: Data) -> tuple[tuple[int, int, int], list[Slot]]
         if major:
             raise MalformedNode(f"{text(cid)}: {name!r} is not a number")
     _refuse_more(cid, data, at)
+    if numbers["bucketSize"] < 1:
+        raise MalformedNode(f"{text(cid)}: the root of an IPLD HashMap with buckets of 0 entries")
     return (len(slots).bit_length() - 1, numbers["bucketSize"], numbers["hashAlg"]), slots
 
 

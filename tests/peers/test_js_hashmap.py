@@ -11,6 +11,7 @@ import dag_cbor
 import pytest
 from dag_cbor.ipld import IPLDKind
 from hypothesis import event, given, settings
+from js_vectors import entries_of
 from multiformats import CID
 
 from hamt_bulk import HAMT, HashMap, InMemoryCAS, build, open_root, register_hasher
@@ -24,7 +25,7 @@ from hamt_bulk.pointers import inline_value, is_inline
 from .js_cases import Case, Item, a_key, all_maps, crowded_digest, inline_items, key_bytes, maps
 from .js_hashmap import JsOptions, JsPeer, JsTree, Key
 from .py_hamt import PeerError
-from .test_js_peer import ROWS, entries_of, options_of
+from .test_js_peer import SMALL, options_of
 
 MAPS = 2000 if os.environ.get("HAMT_BULK_FULL") == "1" else 200
 EDITS = MAPS // 4
@@ -261,7 +262,7 @@ def test_both_refuse_more_keys_of_one_digest_than_a_bucket_holds(
     assert str(root) == js.edit(entries[:4], crowded_options(bit_width, dict(entries))).root
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if "hasher_option" in row], ids=lambda row: row["id"])
+@pytest.mark.parametrize("row", [row for row in SMALL if "hasher_option" in row], ids=lambda row: row["id"])
 def test_a_map_of_ipld_hashmap_that_says_another_hash_is_read_and_edited(
     js: JsPeer, row: dict[str, Any]
 ) -> None:

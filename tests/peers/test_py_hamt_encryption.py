@@ -6,8 +6,8 @@ import pytest
 import xarray as xr
 import zarr
 from stored import in_tree
-from test_zarr_store import buffer, new_hamt
 from zarr.core.sync import sync
+from zarr_stores import buffer, new_hamt
 
 from hamt_bulk import Encryption, InMemoryCAS, SimpleEncryptedZarrHAMTStore, errors
 from hamt_bulk.block import text, to_bytes

@@ -53,15 +53,18 @@ def link_pointer(cid: CID | bytes) -> bytes:
 
 def inline_pointer(value: IPLDKind) -> bytes:
     """The pointer of a value that is kept inline; of a link itself. Raises `InvalidInput` for what is no IPLD value."""
-    if isinstance(value, CID):
-        return link_pointer(value)
+    return link_pointer(value) if isinstance(value, CID) else INLINE + encoded(value)
+
+
+def encoded(value: IPLDKind) -> bytes:
+    """A value as dag-cbor. Raises `InvalidInput` for what is no IPLD value, or could not be decoded again."""
     try:
-        pointer = INLINE + dag_cbor.encode(value)
-        if LINK_HEAD in pointer:
-            from_cbor(pointer[len(INLINE) :])
+        data: bytes = dag_cbor.encode(value)
+        if LINK_HEAD in data:
+            from_cbor(data)
     except (CBOREncodingError, RecursionError, UnicodeError, TypeError, ValueError) as error:
         raise InvalidInput(f"{value!r:.80} is no IPLD value: {error}") from None
-    return pointer
+    return data
 
 
 def is_inline(pointer: bytes) -> bool:

@@ -32,7 +32,7 @@ from hamt_bulk.cas.wrap import save_value
 from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput, MalformedNode
 from hamt_bulk.formats.ipldstore_cbor import Link, decode
 from hamt_bulk.ipldstore.cars import open_car, take_car, write_car
-from hamt_bulk.pointers import inline_pointer
+from hamt_bulk.pointers import encoded
 
 
 class CAStore(BlockCAS):
@@ -59,7 +59,7 @@ class CAStore(BlockCAS):
         """The CID of a value, which is now in the store: bytes as raw, or a file above 1 MiB; all else as dag-cbor."""
         if isinstance(value, bytes):
             return to_cid(run_sync(save_value(self, value)))
-        return self.put_raw(inline_pointer(value)[1:], "dag-cbor")
+        return self.put_raw(encoded(value), "dag-cbor")
 
     def get_raw(self, cid: AnyCID) -> bytes:
         """The block that a CID names."""

@@ -1,18 +1,18 @@
 """`convert`: a root of any kind becomes one of another, with the same keys and values."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import dag_cbor
 import dask
 import numpy as np
 import pytest
 import xarray as xr
+from converted import ITEMS, MANY, SOURCES, TO, is_document, made, rebuilt
 from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from old_kinds import WRITERS, as_it_comes_back, as_text, dataset, hierarchy, plain
-from old_writers import DOCUMENTS, Blocks, hash_map, ipldstore, link, py_hamt_2
+from old_kinds import as_it_comes_back, as_text, dataset, plain
+from old_writers import Blocks, hash_map, ipldstore, py_hamt_2
 from stored import assert_same
 
 from hamt_bulk import (
@@ -27,61 +27,9 @@ from hamt_bulk import (
     convert,
     open_root,
 )
-from hamt_bulk.block import DAG_CBOR, RAW, parse
-from hamt_bulk.crypto import transformers
-from hamt_bulk.errors import BlockNotFound, InvalidInput, NotAuthentic, NotPortable, WrongKey
-from hamt_bulk.formats.root import Root
-from hamt_bulk.pointers import inline_value, is_inline
-
-TARGETS: dict[str, Any] = {
-    "pyhamt": "pyhamt",
-    "HashMap of the specification": HashMap(),
-    "HashMap of js": HashMap(5, 3),
-    "HashMap of IAMap": HashMap(8, 5, "murmur3-128"),
-    "HashMap of py-hamt 1": HashMap(8, 5, text_keys=True),
-    "HashMap of one": HashMap(3, 1, "blake3"),
-    "ipldstore": "ipldstore",
-}
-
-SOURCES = {**WRITERS, "pyhamt": ("pyhamt", lambda items, blocks: as_pyhamt(items, blocks))}
-
-ITEMS = hierarchy(2, 6)
-
-MANY = {f"a/c/{number}": b"%d" % number for number in range(2000)}
-
-TO = pytest.mark.parametrize("to", TARGETS.values(), ids=list(TARGETS))
-
-
-def as_pyhamt(items: Mapping[str, bytes], blocks: Blocks) -> bytes:
-    cas = InMemoryCAS()
-    root = bytes(build(items, cas))
-    blocks.update(cas.blocks)
-    return root
-
-
-def made(name: str, items: Mapping[str, bytes]) -> Root:
-    """The root of a writer, in a store whose hasher is that of its chunks."""
-    blocks = Blocks()
-    root = SOURCES[name][1](items, blocks)
-    return open_root(root, blocks.memory("sha2-256" if SOURCES[name][0] == "ipldstore" else "blake3"))
-
-
-def is_document(key: str) -> bool:
-    return key.rpartition("/")[2] in DOCUMENTS
-
-
-def rebuilt(source: Root, to: Any) -> Any:
-    """The root of a build, key by key, of what the source has: its links where values have blocks of their own."""
-    items: dict[str, Any] = {}
-    for key, pointer in source.pointers():
-        if source.kind in ("py-hamt-2", "ipldstore") and (source.kind == "py-hamt-2" or is_inline(pointer)):
-            items[key] = source.get(key)
-        elif not is_inline(pointer):
-            items[key] = link(pointer)
-        else:
-            items[key] = Inline(inline_value(pointer)) if isinstance(to, HashMap) else inline_value(pointer)
-    return build(items, source.cas, layout=to)
-
+from hamt_bulk.block import RAW, parse
+from hamt_bulk.errors import InvalidInput, NotPortable
+from hamt_bulk.pointers import is_inline
 
 # Every kind, to every kind
 
@@ -223,162 +171,6 @@ def test_a_key_that_is_a_folder_has_no_form_in_an_ipldstore() -> None:
     root = build({"a": b"1", "a/b": b"2"}, cas)
     with pytest.raises(InvalidInput, match="'a' is a value, and other keys lie below it"):
         convert(root, cas, "ipldstore")
-
-
-# Arguments
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"to": "py-hamt-2"}, r"to='py-hamt-2', expected \"pyhamt\", \"ipldstore\" or a HashMap"),
-        ({"to": None}, "to=None, expected"),
-        ({"zarr_format": 2}, "zarr_format=2, expected 3, or None"),
-        ({"zarr_format": 3, "to": "ipldstore"}, 'zarr_format=3 and to="ipldstore": ipldstore holds Zarr v2'),
-        ({"encryption": Encryption(bytes(32)), "to": "ipldstore"}, 'encryption= and to="ipldstore"'),
-        ({"max_bucket_size": 3, "to": HashMap()}, 'max_bucket_size=3 is for to="pyhamt", found to=HashMap'),
-        ({"max_bucket_size": 3, "to": "ipldstore"}, "max_bucket_size=3 is for"),
-        ({"max_bucket_size": 0}, "max_bucket_size"),
-        ({"resume": True}, "resume=True without a journal"),
-        ({"zarr_format": 3}, "nothing here is Zarr v2"),
-        ({"transformer_decode": lambda key, data: data}, "transformer_decode= is for roots of py-hamt 2"),
-        (
-            {"transformer_decode": lambda key, data: data, "decryption": Encryption(bytes(32))},
-            "decoded by one of them",
-        ),
-    ],
-    ids=str,
-)
-def test_arguments_that_contradict_each_other_are_refused_before_anything_is_written(options, said) -> None:
-    cas = InMemoryCAS()
-    root = build({"a": b"1"}, cas)
-    before = set(cas.blocks)
-    with pytest.raises(InvalidInput, match=said):
-        convert(root, cas, **options)
-    assert set(cas.blocks) == before
-
-
-# Another store
-
-
-@TO
-@pytest.mark.parametrize("name", ["pyhamt", "py-hamt 2", "py-hamt 1", "ipldstore", "js ipld-hashmap"])
-def test_another_store_has_all_of_the_result(name: str, to: Any, tmp_path) -> None:
-    source = made(name, ITEMS)
-    target = PackCAS(tmp_path, hasher=source.cas.hasher)
-    root = convert(source.root, source.cas, to, target)
-    assert root == convert(source.root, source.cas, to)
-    source.cas.blocks.clear()
-    expected = as_it_comes_back("ipldstore" if "ipldstore" in (to, name) else "pyhamt", ITEMS)
-    assert_same(dict(open_root(root, target).items()), expected)
-    if to != "ipldstore":
-        assert check(root, target).ok
-
-
-def test_structures_that_values_are_links_to_are_copied_whole() -> None:
-    blocks = Blocks()
-    leaf = link(blocks.put(b"leaf"))
-    inner = link(blocks.put(dag_cbor.encode({"leaf": leaf}), DAG_CBOR))
-    old = hash_map([("a", inner), ("b", {"c": [inner, leaf]}), ("d", b"1")], blocks)
-    target = InMemoryCAS()
-    root = convert(old, blocks.memory(), HashMap(4), target)
-    found = open_root(root, target)
-    assert dict(found.items()) == {"a": inner, "b": {"c": [inner, leaf]}, "d": b"1"}
-    assert target.has_many([inner, leaf]) == [True, True]
-
-
-def test_files_that_were_split_in_another_way_stay_in_their_store() -> None:
-    """Their CIDs could not be kept."""
-    source = made("ipldstore with a HashMap", ITEMS)
-    with pytest.raises(InvalidInput, match="was split in another way than this store splits"):
-        convert(source.root, source.cas, target=InMemoryCAS("sha2-256"))
-    # py-hamt 2's values are decoded, and so written anew.
-    source = made("py-hamt 2 files", ITEMS)
-    target = InMemoryCAS()
-    root = convert(source.root, source.cas, target=target)
-    assert dict(open_root(root, target).items()) == ITEMS
-
-
-def test_a_value_that_is_missing_and_kept_stays_missing() -> None:
-    source = made("py-hamt 1", ITEMS)
-    pointer = source.pointer("t2m/3.1")
-    assert pointer is not None
-    del source.cas.blocks[pointer]
-    root = convert(source.root, source.cas)
-    report = check(root, source.cas)
-    assert [problem.where for problem in report.problems] == ["t2m/3.1"]
-    with pytest.raises(BlockNotFound):
-        convert(source.root, source.cas, target=InMemoryCAS())
-
-
-# Zarr v3
-
-
-@pytest.mark.parametrize(
-    "name", ["pyhamt", "py-hamt 2", "py-hamt 1", "ipldstore", "ipldstore with a HashMap"]
-)
-@pytest.mark.parametrize("to", ["pyhamt", HashMap(5, 3)], ids=str)
-def test_documents_of_zarr_v2_become_those_of_v3(name: str, to: Any) -> None:
-    source = made(name, ITEMS)
-    root = convert(source.root, source.cas, to, zarr_format=3)
-    found = open_root(root, source.cas)
-    chunks = {key: value for key, value in ITEMS.items() if not is_document(key)}
-    assert {key: value for key, value in found.items() if not key.endswith("zarr.json")} == chunks
-    with xr.open_zarr(found.store(), zarr_format=3) as opened:
-        xr.testing.assert_identical(opened.load(), dataset())
-    again = {key: value for key, value in found.items() if key.endswith("zarr.json")}
-    assert root == rebuilt_with(source, again, to)
-
-
-def rebuilt_with(source: Root, documents: Mapping[str, Any], to: Any) -> Any:
-    chunks = {
-        key: source.get(key) if source.kind == "py-hamt-2" else link(pointer)
-        for key, pointer in source.pointers()
-        if not is_document(key)
-    }
-    return build({**chunks, **documents}, source.cas, layout=to)
-
-
-# Encryption
-
-OURS = Encryption(bytes(range(32)), header=b"ours", deterministic=True)
-HIDDEN = Encryption(bytes(range(32)), hide_names=True, deterministic=True)
-
-
-@pytest.mark.parametrize("encryption", [OURS, HIDDEN], ids=["ours", "hidden"])
-@pytest.mark.parametrize("to", ["pyhamt", HashMap(5, 3)], ids=str)
-@pytest.mark.parametrize("name", ["pyhamt", "py-hamt 2", "js ipld-hashmap", "ipldstore"])
-def test_what_is_encrypted_on_the_way_is_read_with_the_key_and_comes_back(name, to, encryption) -> None:
-    source = made(name, ITEMS)
-    root = convert(source.root, source.cas, to, encryption=encryption)
-    expected = as_it_comes_back(name, ITEMS)
-    assert_same(dict(open_root(root, source.cas, encryption=encryption).items()), expected)
-    assert root == convert(source.root, source.cas, to, encryption=encryption)
-    plain = dict(open_root(root, source.cas).items())
-    assert not set(plain.values()) & set(expected.values())
-    assert bool(set(plain) & set(expected)) is (encryption is OURS)
-    other = Encryption(bytes(32), header=b"ours", hide_names=encryption is HIDDEN)
-    with pytest.raises((WrongKey, NotAuthentic)):
-        dict(open_root(root, source.cas, encryption=other).items())
-    back = convert(root, source.cas, decryption=encryption)
-    assert back == build(expected, source.cas)
-    anew = convert(root, source.cas, decryption=encryption, encryption=OURS)
-    assert anew == convert(back, source.cas, encryption=OURS)
-    with xr.open_zarr(open_root(anew, source.cas, encryption=OURS).store()) as opened:
-        xr.testing.assert_identical(opened.load(), dataset())
-
-
-def test_what_py_hamt_2_encrypted_becomes_plain_or_ours() -> None:
-    old = Encryption(bytes(range(32)), header=b"old", exclude_vars=["x", "time"], format="py-hamt-2")
-    blocks = Blocks()
-    root = py_hamt_2(hierarchy(3, 10), blocks, encode=transformers(old)[0])
-    cas = blocks.memory()
-    assert convert(root, cas, decryption=old) == build(hierarchy(3, 10), cas)
-    assert convert(root, cas, transformer_decode=transformers(old)[1]) == build(hierarchy(3, 10), cas)
-    new = convert(root, cas, HashMap(), decryption=old, encryption=OURS)
-    assert dict(open_root(new, cas, encryption=OURS).items()) == hierarchy(3, 10)
-    with pytest.raises((WrongKey, NotAuthentic), match="cannot be decrypted"):
-        convert(root, cas, decryption=Encryption(bytes(32), format="py-hamt-2"))
 
 
 # Schedulers

@@ -77,9 +77,6 @@ def sealed(cas: PackCAS) -> CID:
     return build({key: bytes(ENCRYPTION.seal(key, value)) for key, value in ITEMS.items()}, cas)
 
 
-# journals
-
-
 @pytest.mark.parametrize(
     "shape", [HashMap(bit_width=5), HashMap(hasher="murmur3-128"), HashMap(bit_width=9)], ids=str
 )
@@ -126,9 +123,6 @@ def test_a_journal_does_not_count_for_another_transformer(tmp_path: Path) -> Non
     killed(to_cid(root), cas, "pyhamt", 2, journal=journal)
     with pytest.raises(JournalMismatch, match="'decryption'"):
         convert(root, cas, journal=journal, transformer_decode=lambda key, value: value, progress=False)
-
-
-# values
 
 
 def test_links_are_not_left_clear_in_an_encrypted_result() -> None:
@@ -189,9 +183,6 @@ def test_what_a_transformer_raises_is_never_taken_for_no_such_chunk() -> None:
     root = open_root(root.root, root.cas, transformer_decode=lambda key, value: None)
     with pytest.raises(InvalidInput, match="made a NoneType of the value of 'a/0', expected bytes"):
         root.get("a/0")
-
-
-# keys and links
 
 
 def test_keys_that_are_no_text_are_refused_where_keys_are_text() -> None:
@@ -282,9 +273,6 @@ def test_nodes_of_too_many_slots_for_a_block_are_refused_by_what_to_change() -> 
         HashMapNodes(HashMap()).encode_slots(long)
 
 
-# roots of others
-
-
 @pytest.mark.parametrize(
     "name", ["py-hamt 1", "py-hamt 1 of bytes", "py-hamt 1 of both", "ipldstore with a HashMap"]
 )
@@ -324,6 +312,16 @@ def test_a_map_whose_buckets_hold_nothing_is_refused_by_name() -> None:
         open_root(root, blocks.memory())
 
 
+def test_a_link_that_begins_as_inline_values_do_is_no_value() -> None:
+    blocks = Blocks()
+    value = blocks.put(b"value")
+    data = blocks.pop(hash_map([("key", link(value))], blocks)).replace(
+        b"\x00" + value, b"\x00\x00" + value[1:]
+    )
+    with pytest.raises(MalformedNode, match="Invalid CID"):
+        open_root(blocks.put(data, DAG_CBOR), blocks.memory())
+
+
 def test_an_ipldstore_whose_hashmap_is_an_ipldstore_is_refused() -> None:
     """A chain of them could be as long as its maker likes."""
     blocks = Blocks()
@@ -345,9 +343,6 @@ def test_what_is_no_encryption_is_refused_and_not_shown() -> None:
         with pytest.raises(InvalidInput, match="is a bytes, expected Encryption") as caught:
             call()
         assert "SECRET" not in str(caught.value)
-
-
-# checks
 
 
 def test_a_link_of_an_unknown_codec_in_a_value_is_a_problem_that_a_check_reports() -> None:
@@ -382,9 +377,6 @@ def test_metadata_and_chunks_that_a_map_holds_are_checked_as_others_are() -> Non
         problem.where: (problem.kind, problem.cid) for problem in check(root, cas, progress=False).problems
     }
     assert found == {"a/7": ("unaccounted", ""), "b/.zarray": ("inconsistent", "")}
-
-
-# datasets
 
 
 @pytest.mark.filterwarnings("ignore:Object at:zarr.errors.ZarrUserWarning")

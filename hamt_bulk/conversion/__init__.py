@@ -1,5 +1,6 @@
 """`convert`: a root of any kind becomes one of another, with the same keys and values."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,19 +11,21 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from dask.base import tokenize
 from multiformats import CID
 
-from hamt_bulk.block import AnyCID, text
-from hamt_bulk.bulk import Target, concluded
+from hamt_bulk.block import AnyCID
+from hamt_bulk.bulk import Base, Target, concluded
 from hamt_bulk.cas import ContentAddressedStore, open_cas
 from hamt_bulk.cas.wrap import configuration
-from hamt_bulk.conversion.parts import Job, parts_of
-from hamt_bulk.conversion.stages import ConvertStage, conversion_stages, verify_stages
+from hamt_bulk.conversion.parts import Job, Part, parts_of
+from hamt_bulk.conversion.stages import ConvertStage, verify_stages
 from hamt_bulk.conversion.values import Values
+from hamt_bulk.conversion.verifying import digest_of, expected_entries, refuse_other_entries
 from hamt_bulk.dask.keys import check_key
 from hamt_bulk.dask.runner import run as run_stages
 from hamt_bulk.dask.runner import runner_here
 from hamt_bulk.dask.stage import Stages
+from hamt_bulk.dask.stages import tree_stages
 from hamt_bulk.dask.workers import versions
-from hamt_bulk.errors import BlockMismatch, InvalidInput
+from hamt_bulk.errors import Conflict, InvalidInput
 from hamt_bulk.formats.ipldstore import IpldstoreRoot, write_ipldstore
 from hamt_bulk.formats.recognise import open_root
 from hamt_bulk.formats.root import Root
@@ -33,6 +36,7 @@ from hamt_bulk.journal import Build, JournalOption, Resuming
 from hamt_bulk.keys import METADATA_NAMES, key_text
 from hamt_bulk.layout import BUCKET_SIZE, HashMap
 from hamt_bulk.manifest import Manifest
+from hamt_bulk.pointers import is_inline
 from hamt_bulk.progress import Progress, ProgressOption, progress_of
 
 if TYPE_CHECKING:
@@ -76,8 +80,8 @@ def convert(
     pin, journal, resume, progress    as in `to_hamt`; what is noted are parts of the source
 
     Values are neither decoded nor written again where their bytes allow it: in one store only the nodes of the tree are
-    new. What has to be written is read again and compared; in the end every key of the new root, read again, is compared
-    with what the tasks made of the source. A value that is missing in the source and kept as it is stays missing: `check` finds it.
+    new. In the end source and result are walked once more and compared key by key: places, pointers, and of what was
+    written anew the values. A value that is missing in the source and kept as it is stays missing: `check` finds it.
 
     Runs on the scheduler that Dask would use here. The result is that of a build of these keys and values: a source that
     its writer left with keys in wrong places, or with nodes that are too small, is mended by it. Raises `InvalidInput` for
@@ -136,10 +140,36 @@ def _stages(
     before = [saved, *finished.manifests]
     if plan.to == "ipldstore":
         manifests = yield write
-        return _ipldstore(plan, [*before, *manifests])
-    root, edits = yield from conversion_stages(write, Manifest.concat(before), plan.target, workers)
-    yield from verify_stages(plan.target, root, edits, workers)
+        return _ipldstore(plan, job, parts, [*before, *manifests])
+    try:
+        root = yield from tree_stages(plan.target, write, before, Base.of(plan.target, None), workers)
+    except Conflict as error:
+        raise _twice(error) from error
+    yield from verify_stages(job, parts, root, _new_entries(plan, documents, saved))
     return root
+
+
+def _twice(conflict: Conflict) -> Conflict:
+    """What is wrong when two parts of a source have one key."""
+    given = str(conflict).partition(" by tasks")[0]
+    return Conflict(
+        f"{given} by the source, which has it in two places: lookups find the one that lies where its hash leads. Delete "
+        "the key there, convert, and set it again"
+    )
+
+
+def _new_entries(
+    plan: _Plan, documents: Mapping[str, bytes | None], saved: Manifest
+) -> list[tuple[str, bytes]]:
+    """The names of documents that are new, and what verification expects under them."""
+    encryption = plan.values.encryption
+    if encryption is None:
+        return [(key_text(key), pointer) for key, pointer in zip(saved.keys, saved.pointers, strict=True)]
+    return [
+        (encryption.name(key), digest_of(document))
+        for key, document in documents.items()
+        if document is not None
+    ]
 
 
 def _saved(plan: _Plan, documents: Mapping[str, bytes | None]) -> Manifest:
@@ -184,7 +214,7 @@ def _identity(plan: _Plan, documents: Mapping[str, bytes | None], parts: int) ->
     )
 
 
-def _ipldstore(plan: _Plan, edits: Iterable[Manifest]) -> bytes:
+def _ipldstore(plan: _Plan, job: Job, parts: Iterable[Part], edits: Iterable[Manifest]) -> bytes:
     """The root of an ipldstore, which holds documents itself."""
     entries = [
         (key_text(key), pointer)
@@ -196,10 +226,14 @@ def _ipldstore(plan: _Plan, edits: Iterable[Manifest]) -> bytes:
     contents = dict(zip((key for key, _ in documents), reader.values(documents), strict=True))
     given = [(key, contents.get(key, pointer)) for key, pointer in entries]
     root = write_ipldstore(given, plan.target.cas)  # type: ignore[arg-type]  # values of stored pointers are bytes
-    found = dict(IpldstoreRoot(root, plan.target.cas).pointers())
-    kept = {key: pointer for key, pointer in entries if key not in contents}
-    if found.keys() != dict(entries).keys() or any(found[key] != pointer for key, pointer in kept.items()):
-        raise BlockMismatch(f"the ipldstore root {text(root)} does not have the keys of the source")
+    made = IpldstoreRoot(root, plan.target.cas)
+    found = dict(made.pointers())
+    expected = dict(entry for part in parts for entry in expected_entries(job, part))
+    held = [(key, pointer) for key, pointer in found.items() if is_inline(pointer)]
+    for (key, _), document in zip(held, made.values(held), strict=True):
+        if json.loads(document) == json.loads(plan.source.get(key)):  # type: ignore[arg-type]  # bytes
+            found[key] = expected[key]
+    refuse_other_entries(root, expected, found)
     return root
 
 

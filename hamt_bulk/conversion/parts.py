@@ -5,18 +5,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-from hamt_bulk.block import text
 from hamt_bulk.bulk import Target
 from hamt_bulk.conversion.values import Entries, Values, plain
 from hamt_bulk.dask.halt import Halt
-from hamt_bulk.errors import BlockMismatch, Conflict
+from hamt_bulk.errors import Conflict
 from hamt_bulk.formats.root import Root
 from hamt_bulk.formats.sealed import SealedRoot
 from hamt_bulk.formats.trees import PyHamt2Root, TreeRoot
-from hamt_bulk.keys import key_text
-from hamt_bulk.layout import Slot
 from hamt_bulk.manifest import Manifest
-from hamt_bulk.nodes import Tree
+from hamt_bulk.tree.guards import links_of
 
 ENTRIES_AT_ONCE = 2048
 """How many entries are converted together: between two looks at whether anybody still waits."""
@@ -55,7 +52,7 @@ def parts_of(source: Root) -> list[Part]:
         inner.load()  # once here, and not in each task
     slots = inner.tree.root_slots()
     own: Entries = [entry for slot in slots if isinstance(slot, dict) for entry in slot.items()]
-    links = [slot for slot in slots if isinstance(slot, bytes)]
+    links = links_of(inner.root, slots, inner.tree.layout)
     together = max(-(-len(links) // PARTS), _leaves_together(inner, links))
     parts: list[Part] = [_named(source, own)] if own else []
     parts += [tuple(links[start : start + together]) for start in range(0, len(links), together)]
@@ -81,17 +78,22 @@ def _named(source: Root, entries: Entries) -> Entries:
 def convert_part(job: Job, part: Part, halt: Halt) -> Manifest:
     """The edits that a part of the source becomes, durably saved."""
     values = job.values
-    entries = iter(part) if isinstance(part, list) else _below(values.source, part)
-    wanted = (entry for entry in entries if entry[0] not in job.left_out)
+    entries = entries_of(job, part)
     edits: Entries = []
     with values.cas.writer() as writer:
-        while batch := list(islice(wanted, ENTRIES_AT_ONCE)):
+        while batch := list(islice(entries, ENTRIES_AT_ONCE)):
             halt.heed()
             edits += values.converted(batch, writer)
         writer.flush()
     values.refuse_lost([pointer for _, pointer in edits])
     _refuse_two_values(edits)
     return job.target.manifest(edits)
+
+
+def entries_of(job: Job, part: Part) -> Iterator[tuple[str, bytes]]:
+    """The entries of a part that come along, with their keys in clear."""
+    entries = iter(part) if isinstance(part, list) else _below(job.values.source, part)
+    return (entry for entry in entries if entry[0] not in job.left_out)
 
 
 def _refuse_two_values(edits: Entries) -> None:
@@ -110,36 +112,3 @@ def _below(source: Root, nodes: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
     assert isinstance(inner, TreeRoot)
     entries = inner.tree.entries_below(nodes)
     return iter(entries if inner is source else ((_named(source, [entry])[0]) for entry in entries))
-
-
-def verify_part(
-    target: Target, root: bytes, slots: Sequence[Slot], expected: Sequence[Manifest], halt: Halt
-) -> int:
-    """
-    How many keys lie in some slots of the new root. Raises `BlockMismatch` when they are not those that are `expected`.
-
-    The nodes are read from the store again.
-    """
-    tree = Tree(root, target.cas, target.layout, target.hash_fn)
-    wanted = {
-        key_text(key): pointer
-        for manifest in expected
-        for key, pointer in zip(manifest.keys, manifest.pointers, strict=True)
-    }
-    count = 0
-    found = [entry for slot in slots if isinstance(slot, dict) for entry in slot.items()]
-    below = tree.entries_below([slot for slot in slots if isinstance(slot, bytes)])
-    for entries in (iter(found), below):
-        while batch := list(islice(entries, ENTRIES_AT_ONCE)):
-            halt.heed()
-            for key, pointer in batch:
-                if (other := wanted.pop(key, None)) != pointer:
-                    was = "nothing" if other is None else repr(plain(other))
-                    raise BlockMismatch(
-                        f"{text(root)} has {plain(pointer)!r} under {key!r}, where the source has {was}"
-                    )
-            count += len(batch)
-    if wanted:
-        key = next(iter(wanted))
-        raise BlockMismatch(f"{text(root)} lacks {len(wanted)} keys that the source has, such as {key!r}")
-    return count

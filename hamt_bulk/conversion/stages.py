@@ -1,19 +1,34 @@
 """The stages of a conversion as windows of Dask tasks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hamt_bulk.bulk import Base, Target
-from hamt_bulk.conversion.parts import Job, Part, convert_part, verify_part
+from hamt_bulk.bulk import Base
+from hamt_bulk.conversion.parts import Job, Part, convert_part
+from hamt_bulk.conversion.verifying import (
+    MASK,
+    Total,
+    expected_entries,
+    found_entries,
+    refuse_other_entries,
+    result_total,
+    source_total,
+)
 from hamt_bulk.dask.halt import halt_of
 from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.stage import Stage, Stages, Window
-from hamt_bulk.dask.stages import ValuesStage, fresh, part_count, part_ranges, task, tree_stages
+from hamt_bulk.dask.stages import ValuesStage, fresh, part_ranges, task
+from hamt_bulk.layout import Slot
 from hamt_bulk.manifest import Manifest
+from hamt_bulk.nodes import Tree
 
 PARTS_IN_WINDOW = 64
+
+MAX_RANGES = 64
+"""Into how many ranges of slots the new root is cut to be looked at."""
 
 
 class ConvertStage(ValuesStage):
@@ -68,41 +83,51 @@ class ConvertStage(ValuesStage):
         return Window(graph, results)
 
 
-def conversion_stages(
-    write: ConvertStage, saved: Manifest, target: Target, workers: int
-) -> Stages[tuple[bytes, list[Manifest]]]:
-    """The root of a new tree, and the edits that it was made of."""
-    kept: list[Manifest] = [saved]
+def verify_stages(
+    job: Job, parts: Sequence[Part], root: bytes, saved: Sequence[tuple[str, bytes]]
+) -> Stages[int]:
+    """
+    How many keys the new root has, which are those of the source. Raises `BlockMismatch` when they are not.
 
-    def keep(manifests: list[Manifest]) -> list[Manifest]:
-        kept.extend(manifests)
-        return manifests
-
-    stages = tree_stages(target, write, [saved], Base.of(target, None), workers)
-    stage = next(stages)
-    results = yield stage
-    keep(results)
-    try:
-        while True:
-            results = yield stages.send(results)
-    except StopIteration as stop:
-        return stop.value, kept
-
-
-def verify_stages(target: Target, root: bytes, edits: Sequence[Manifest], workers: int) -> Stages[int]:
-    """How many keys the new root has, which are all those of the `edits`."""
+    saved  names that are new, and what they have
+    """
+    target = job.target
     slots = Base.of(target, root).slots
+    ranges = part_ranges(min(len(parts), MAX_RANGES) or 1, target.layout.first_bytes)
+    first_byte = target.layout.first_byte
+    own = [
+        [slot for at, slot in enumerate(slots) if slot and first <= first_byte(at) <= last]
+        for first, last in ranges
+    ]
+    totals: list[Total] = yield Stage("verify", len(parts) + len(own), _verify_windows(job, parts, root, own))
+    wanted = [total for total in totals if total.side == "source"]
+    found = [total for total in totals if total.side == "result"]
+    wanted.append(Total("source").with_entries(saved))
+    if _sum(wanted) != _sum(found):
+        expected = dict(entry for part in parts for entry in expected_entries(job, part)) | dict(saved)
+        tree = Tree(root, target.cas, target.layout, target.hash_fn)
+        refuse_other_entries(
+            root, expected, {name: what for name, _, what in found_entries(job, tree, slots)}
+        )
+    return _sum(found)[0]
+
+
+def _verify_windows(
+    job: Job, parts: Sequence[Part], root: bytes, ranges: Sequence[list[Slot]]
+) -> Iterator[Window]:
     name = fresh("hamt-verify")
     halt = halt_of(name)
-    ranges = part_ranges(part_count(sum(map(len, edits))), target.layout.first_bytes)
-    graph = {}
-    for number, (first, last) in enumerate(ranges):
-        key = (name, number)
-        own = [slot for at, slot in enumerate(slots) if first <= target.layout.first_byte(at) <= last]
-        expected = [part for manifest in edits if len(part := manifest.part(first, last))]
-        if own or expected:
-            graph[key] = task(key, verify_part, target, root, own, expected, halt)
-    counts: list[int] = yield Stage(
-        "verify", len(graph), iter([Window(graph, dict.fromkeys(graph, 1))] if graph else [])
-    )
-    return sum(counts)
+    calls: list[tuple[Callable[..., Total], tuple[Any, ...]]] = [
+        *((source_total, (job, part, halt)) for part in parts),
+        *((result_total, (job, root, slots, halt)) for slots in ranges),
+    ]
+    for start in range(0, len(calls), PARTS_IN_WINDOW):
+        graph = {
+            (name, number): task((name, number), call, *arguments)
+            for number, (call, arguments) in enumerate(calls[start : start + PARTS_IN_WINDOW], start)
+        }
+        yield Window(graph, dict.fromkeys(graph, 1))
+
+
+def _sum(totals: Sequence[Total]) -> tuple[int, int]:
+    return sum(total.count for total in totals), sum(total.total for total in totals) & MASK

@@ -24,7 +24,7 @@ from hamt_bulk.block import DAG_CBOR, DAG_PB, Block, parse, text
 from hamt_bulk.cas import ContentAddressedStore, Writer
 from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.cas.writer import MAX_TRANSFER_BYTES
-from hamt_bulk.errors import BlockMismatch, BlockNotFound, InvalidInput, MalformedNode
+from hamt_bulk.errors import BlockNotFound, InvalidInput, MalformedNode
 from hamt_bulk.formats.ipldstore import IpldstoreRoot
 from hamt_bulk.formats.root import Root, batches
 from hamt_bulk.formats.sealed import SealedRoot
@@ -60,7 +60,7 @@ class Values:
 
     def converted(self, entries: Sequence[tuple[str, bytes]], writer: Writer) -> Iterator[tuple[str, bytes]]:
         """The entries of the target. What has to be there is saved, and durable when the writer is flushed."""
-        kept, others = self._apart(entries)
+        kept, others = self.apart(entries)
         if not self.layout.any_keys:
             for key, _ in kept:
                 _refuse_other_text(key)
@@ -70,7 +70,7 @@ class Values:
         for some in batches(others, lambda entry: entry[1]):
             yield from self._written(some, writer)
 
-    def _apart(self, entries: Sequence[tuple[str, bytes]]) -> tuple[Entries, Entries]:
+    def apart(self, entries: Sequence[tuple[str, bytes]]) -> tuple[Entries, Entries]:
         """The entries whose pointers can be those of the target, too, and the others."""
         if self.encryption is not None or isinstance(self.source, (PyHamt2Root, SealedRoot)):
             return [], list(entries)
@@ -81,7 +81,6 @@ class Values:
 
     def _written(self, entries: list[tuple[str, bytes]], writer: Writer) -> Iterator[tuple[str, bytes]]:
         values = self.source.values(entries)
-        saved: list[tuple[str, bytes, bytes]] = []
         links: list[bytes] = []
         for (key, _), value in zip(entries, values, strict=True):
             if not self.layout.any_keys:
@@ -92,23 +91,9 @@ class Values:
                 yield self._name(key), held
                 continue
             stored = value if self.encryption is None else bytes(self.encryption.seal(key, value))
-            saved.append((key, writer.save(stored), value))
+            yield self._name(key), writer.save(stored)
         if self.is_copy:
             self._copy(links, writer)
-        writer.flush()
-        self._verify(saved)
-        for key, pointer, _ in saved:
-            yield self._name(key), pointer
-
-    def _verify(self, saved: list[tuple[str, bytes, bytes]]) -> None:
-        """Reads again what was written, and compares it with the source's."""
-        stored = Reader(self.cas).blocks([pointer for _, pointer, _ in saved])
-        for (key, pointer, value), data in zip(saved, stored, strict=True):
-            found = data if self.encryption is None else self.encryption.open(key, data)
-            if found != value:
-                raise BlockMismatch(
-                    f"{key!r}: {text(pointer)} was written and does not read back as the value of the source"
-                )
 
     def _held(self, key: str, value: IPLDKind) -> bytes:
         if self.encryption is not None:

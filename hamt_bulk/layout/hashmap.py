@@ -49,8 +49,8 @@ _ROOT_KEYS = {
 }
 """What the keys of roots say, in any of their spellings."""
 
-LINK36 = cbor_link_head(36)
-"""What comes before the CIDs that are in use."""
+LINK36 = cbor_link_head(36) + b"\x01"
+"""What links to the CIDs that are in use begin with. One that begins with 00 would be taken for a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +336,7 @@ def _read_node(cid: bytes, data: Data, at: int) -> tuple[list[Slot], int]:
 
 
 def _read_element(data: bytes, at: int) -> tuple[Slot, int]:
-    if data[at : at + 5] == LINK36 and len(data) >= at + 41:
+    if data[at : at + 6] == LINK36 and len(data) >= at + 41:
         return data[at + 5 : at + 41], at + 41
     major, count, after = read_head(data, at)
     if major != ARRAY:
@@ -360,7 +360,7 @@ def _read_element(data: bytes, at: int) -> tuple[Slot, int]:
 
 def read_value(data: bytes, at: int) -> tuple[bytes, int]:
     """The pointer that the item at `at` is, and where it ends."""
-    if data[at : at + 5] == LINK36 and len(data) >= at + 41:
+    if data[at : at + 6] == LINK36 and len(data) >= at + 41:
         return data[at + 5 : at + 41], at + 41
     end = end_of(data, at)
     item = data[at:end]

@@ -9,6 +9,7 @@ from hamt_bulk.keys import any_key
 from hamt_bulk.layout import Bucket, Layout, Slot
 from hamt_bulk.manifest import HashFn, blake3_hashfn
 from hamt_bulk.tree.guards import links_of, refuse_misplaced, refuse_other_root, sample
+from hamt_bulk.tree.walk import together
 
 Comparison: TypeAlias = Generator["list[bytes] | Changes", Sequence[Data] | None, None]
 """Asks for nodes by CID and is sent them; hands out `Changes` and is sent `None`."""
@@ -38,7 +39,7 @@ def differences(
     """
     if a == b:
         return
-    places = _Places(layout, hash_fn)
+    places, batch = _Places(layout, hash_fn), together(layout, batch)
     waiting = [_Pair(b"", {} if a is None else a, {} if b is None else b)]
     while waiting:
         pairs = _taken(waiting, batch)

@@ -16,9 +16,6 @@ from hamt_bulk.tree.guards import links_of, refuse_misplaced, refuse_no_cid, ref
 
 __all__ = ["Emit", "assemble", "empty_slots", "root_slots", "update", "update_slots"]
 
-MAX_DEPTH = 176
-"""No hash in use has more than 64 bytes, of which a level takes three bits at least."""
-
 
 def empty_slots(layout: Layout) -> list[Slot]:
     """The slots of the root of the empty tree."""
@@ -79,8 +76,9 @@ def update_slots(
         entries = buckets.after(edits.take(np.flatnonzero(path.depths == depth)), hash_fn)
         new |= build_slots(entries, depth, layout, emit)
     small: dict[bytes, Bucket] = {}
+    deepest = edits.digests.shape[1] // layout.step
     for level in reversed(path.levels):
-        yield from _ascend(level, new, small, layout, emit)
+        yield from _ascend(level, new, small, layout, deepest, emit)
     numbers = np.flatnonzero(np.bincount(layout.numbers(edits.digests, 0)))
     return {number: new.get(layout.path(number), {}) for number in numbers.tolist()}
 
@@ -178,12 +176,18 @@ def _descend(slots: Sequence[Slot], edits: Manifest, layout: Layout, hash_fn: Ha
 
 
 def _ascend(
-    level: list[_Node], new: dict[bytes, Slot], small: dict[bytes, Bucket], layout: Layout, emit: Emit
+    level: list[_Node],
+    new: dict[bytes, Slot],
+    small: dict[bytes, Bucket],
+    layout: Layout,
+    deepest: int,
+    emit: Emit,
 ) -> Reads[None]:
     """
     Adds to `new` what the nodes of one level have become, from what is below them; emits those that changed.
 
-    small  what is below nodes that were found to be too small, by their CIDs; it is added to
+    small    what is below nodes that were found to be too small, by their CIDs; it is added to
+    deepest  how many levels hashes lead to
     """
     slots_of = [_edited(node, new, layout) for node in level]
     suspects = [
@@ -194,7 +198,7 @@ def _ascend(
     ]
     collapsed = yield from side_by_side(
         [
-            _collapsed(slots_of[number], len(level[number].path) // layout.step, small, layout)
+            _collapsed(slots_of[number], len(level[number].path) // layout.step, deepest, small, layout)
             for number in suspects
         ]
     )
@@ -224,7 +228,7 @@ def _edited(node: _Node, new: dict[bytes, Slot], layout: Layout) -> list[Slot]:
 
 
 def _collapsed(
-    slots: list[Slot], depth: int, small: dict[bytes, Bucket], layout: Layout
+    slots: list[Slot], depth: int, deepest: int, small: dict[bytes, Bucket], layout: Layout
 ) -> Reads[Bucket | None]:
     """
     The bucket that a node at `depth` has to become, or `None` when it has too many entries for that.
@@ -233,8 +237,8 @@ def _collapsed(
     up to 3.3 left nodes that are too small behind after deletes; in `slots` they become buckets. Each is read once,
     and kept in `small`: a few without entries, linked again and again, could keep a walk going for ever.
     """
-    if depth == MAX_DEPTH:
-        raise DepthExceeded(f"a tree of more than {MAX_DEPTH} levels")
+    if depth == deepest:
+        raise DepthExceeded(f"the tree goes on below all {deepest} levels that its hashes lead to")
     room = layout.max_bucket_size
     together: Bucket = {}
     for slot in slots:
@@ -250,7 +254,7 @@ def _collapsed(
                 child = list(layout.decode(slot, data))
                 layout.refuse_larger_buckets(slot, child)
                 links_of(slot, child, layout)
-                bucket = yield from _collapsed(child, depth + 1, small, layout)
+                bucket = yield from _collapsed(child, depth + 1, deepest, small, layout)
                 if bucket is None:
                     return None
                 small[slot] = bucket

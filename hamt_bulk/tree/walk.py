@@ -54,8 +54,14 @@ def entries_below(nodes: Sequence[bytes], layout: Layout, batch: int = 256) -> W
     return _entries(list(nodes), None, layout, batch)
 
 
+def together(layout: Layout, batch: int) -> int:
+    """How many nodes of those that may be held at once, `batch` of 256 slots, are as much as that."""
+    return max(batch * 256 // max(layout.width, 256), 1)
+
+
 def _entries(waiting: list[bytes], root: bytes | None, layout: Layout, batch: int) -> Walk:
     once = Once()
+    batch = together(layout, batch)
     while waiting:
         wanted = waiting[-batch:]
         del waiting[-batch:]

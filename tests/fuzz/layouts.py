@@ -187,6 +187,8 @@ def _opened(data: bytes) -> None:
     """The first block is the root, and every block lies under its own name."""
     blocks = data.split(BETWEEN)
     cas = InMemoryCAS()
+    for value in (b"value", b"\x41v", b"1", b"2"):
+        cas.blocks |= {identify(value, hasher=hasher): value for hasher in HASH_CODES}
     for block in blocks:
         for hasher in HASH_CODES:
             cas.blocks[identify(block, 0x71, hasher)] = block
@@ -340,19 +342,20 @@ _TOKENS = [
     b"\x67hashAlg\x12",
     b"\x6abucketSize\x01",
     b"\x82\x41\xff\x80",
-    b"\x82\x59\x20\x00" + b"\xff" * 40,
     b"\xa2\x61B\xa0\x61L\xa0",
     b"\xd8\x2a\x58\x23\x00\x12\x20" + bytes(32),
     b"\x82" * 300,
 ]
-_NODE_ERRORS = (MalformedNode,)
+_NO_CID = b"\x82\x41\x01\x81\xd8\x2a\x58\x25\x00\x00" + VALUE[1:]
+"""A node that links to what begins as an inline value does."""
+
 _WALK_ERRORS = (MalformedNode, DepthExceeded, InvalidInput)
 _ROOTS = [OURS[0], OF_SHA[0], AS_PY_HAMT_1[0]]
 
 TARGETS = [
-    Target("hashmap root", _root, _ROOTS, _NODE_ERRORS, _made_root, _TOKENS),
-    Target("hashmap node", _node(LAYOUT), OURS[1:], _NODE_ERRORS, _made, _TOKENS),
-    Target("hashmap node again", _written_again, OURS[1:], _WALK_ERRORS, _made, _TOKENS),
+    Target("hashmap root", _root, _ROOTS, (MalformedNode,), _made_root, _TOKENS),
+    Target("hashmap node", _node(LAYOUT), [*OURS[1:], _NO_CID], (MalformedNode,), _made, _TOKENS),
+    Target("hashmap node again", _written_again, [*OURS[1:], _NO_CID], _WALK_ERRORS, _made, _TOKENS),
     Target(
         "hashmap tree",
         _walks(LAYOUT, SHAPE.placement, True),
@@ -372,7 +375,7 @@ TARGETS = [
         _made_tree,
         _TOKENS,
     ),
-    Target("py-hamt 2 node", _node(PyHamt2()), [*TREE_2, *INLINE_2], _NODE_ERRORS, _made_2, _TOKENS),
+    Target("py-hamt 2 node", _node(PyHamt2()), [*TREE_2, *INLINE_2], (MalformedNode,), _made_2, _TOKENS),
     Target(
         "py-hamt 2 tree",
         _walks(PyHamt2(), py_hamt_2_hashfn, False),
@@ -385,7 +388,7 @@ TARGETS = [
         _made_tree_2,
         _TOKENS,
     ),
-    Target("ipldstore root", _ipldstore, [IPLDSTORE, FORK[0]], _NODE_ERRORS, _made_ipldstore, _TOKENS),
+    Target("ipldstore root", _ipldstore, [IPLDSTORE, FORK[0]], (MalformedNode,), _made_ipldstore, _TOKENS),
     Target(
         "any root",
         _opened,

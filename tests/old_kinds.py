@@ -1,6 +1,7 @@
 """Roots of every kind that `open_root` knows, by name, and what they hold in the tests."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -95,6 +96,8 @@ WRITERS: dict[str, tuple[str, Writer]] = {
     "ipldstore": ("ipldstore", ipldstore),
     "ipldstore with a HashMap": ("ipldstore", ipldstore_with_hamt),
 }
+
+EXAMPLES = 1000 if os.environ.get("HAMT_BULK_FULL") == "1" else 30
 
 EACH = pytest.mark.parametrize("name", WRITERS)
 

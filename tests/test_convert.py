@@ -11,7 +11,7 @@ from converted import ITEMS, MANY, SOURCES, TO, is_document, made, rebuilt
 from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from old_kinds import as_it_comes_back, as_text, dataset, plain
+from old_kinds import EXAMPLES, as_it_comes_back, as_text, dataset, plain
 from old_writers import Blocks, hash_map, ipldstore, py_hamt_2
 from stored import assert_same
 
@@ -113,7 +113,7 @@ def test_max_bucket_size_is_that_of_the_result() -> None:
 # Any map
 
 
-@settings(max_examples=30)
+@settings(max_examples=EXAMPLES)
 @given(
     st.dictionaries(st.text() | st.binary(), plain, max_size=60),
     st.builds(HashMap, st.integers(3, 9), st.integers(1, 4), st.sampled_from(["sha2-256", "blake3"])),
@@ -131,7 +131,7 @@ def test_any_map_becomes_one_of_another_shape(items, shape, bit_width) -> None:
     assert root == build({key: Inline(value) for key, value in items.items()}, cas, layout=shape)
 
 
-@settings(max_examples=30)
+@settings(max_examples=EXAMPLES)
 @given(st.dictionaries(st.text(), plain, max_size=20))
 def test_any_map_of_py_hamt_2_becomes_a_hash_map(items) -> None:
     blocks = Blocks()

@@ -251,7 +251,10 @@ def test_every_block_is_verified(two):
     ("data", "message"),
     [
         (b"value", "not dag-cbor"),
-        (b"\xa3\x64hamt\x82\x41\x00\x80\x67hashAlg\x12\x6abucketSize\x03", "one root is .*HashMap.*convert one"),
+        (
+            b"\xa3\x64hamt\x82\x41\x00\x80\x67hashAlg\x12\x6abucketSize\x03",
+            "one root is .*HashMap.*convert one",
+        ),
         (b"\x82\x41\x00\x80", "child node of an IPLD HashMap"),
         (b"\x80", "a list of 0, expected 256"),
     ],

@@ -185,8 +185,6 @@ def stored(cas: InMemoryCAS, value: Any, codec: int = DAG_CBOR) -> bytes:
     return identify(data, codec)
 
 
-
-
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize(
     ("root", "kind", "message"),

@@ -10,7 +10,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from old_kinds import EACH, WRITERS, as_it_comes_back, as_text, dataset, hierarchy, plain, written
+from old_kinds import EACH, EXAMPLES, WRITERS, as_it_comes_back, as_text, dataset, hierarchy, plain, written
 from old_writers import Blocks, hash_map, link, py_hamt_2
 from stored import assert_same
 
@@ -90,7 +90,7 @@ def test_workers_read_roots_of_all_kinds(tmp_path, client: Client) -> None:
     assert [float(future.result()) for future in client.compute(sums)] == [expected] * len(WRITERS)
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(
     st.dictionaries(st.text(), plain, max_size=60),
     st.sets(st.integers(0, 59)),
@@ -110,7 +110,7 @@ def test_any_map_of_py_hamt_2_is_a_dict(items, deleted, inline, crowd) -> None:
             assert root.get(key) == left[key]
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(
     st.dictionaries(st.text() | st.binary(), plain, max_size=80),
     st.integers(3, 12),

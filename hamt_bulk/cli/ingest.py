@@ -212,7 +212,9 @@ def refuse_overlap(
 
     if dim not in ds.dims:
         raise InvalidInput(f"the sources have no dimension {dim!r}, but {', '.join(map(str, ds.dims))}")
-    there = xr.open_dataset(text(base), engine="hamt", cas=cas, group=group, encryption=encryption, chunks=None)
+    there = xr.open_dataset(
+        text(base), engine="hamt", cas=cas, group=group, encryption=encryption, chunks=None
+    )
     if dim not in ds.indexes or dim not in there.indexes:
         return
     both = ds.indexes[dim].intersection(there.indexes[dim])
@@ -234,9 +236,7 @@ def _refuse_both(scheduler: str | None, workers: int | None, threads: int | None
         wrong("--scheduler", "the workers of a cluster are its own: leave out --workers and --threads")
 
 
-def _tell(
-    root: "CID", started: float, url: str, group: str | None, encryption: "Encryption | None"
-) -> None:
+def _tell(root: "CID", started: float, url: str, group: str | None, encryption: "Encryption | None") -> None:
     """The root on stdout, and for people how it is opened."""
     from hamt_bulk.block import text, to_bytes
 
@@ -274,15 +274,11 @@ def parse_encoding(given: str | None) -> dict[str, dict[str, Any]] | None:
     return encoding
 
 
-def opening(
-    root: str, url: str, group: str | None = None, encryption: "Encryption | None" = None
-) -> str:
+def opening(root: str, url: str, group: str | None = None, encryption: "Encryption | None" = None) -> str:
     """The Python that opens a root."""
     more = "" if group is None else f", group={group!r}"
     names = ""
     if encryption is not None:
         more += f", encryption={encryption!r}"
         names = "from hamt_bulk import Encryption, KeyEnv, KeyFile\n"
-    return (
-        f'import xarray as xr\n{names}ds = xr.open_dataset("{root}", engine="hamt", cas={url!r}{more}, chunks={{}})'
-    )
+    return f'import xarray as xr\n{names}ds = xr.open_dataset("{root}", engine="hamt", cas={url!r}{more}, chunks={{}})'

@@ -26,7 +26,7 @@ from hamt_bulk.keys import key_text, plain_key
 from hamt_bulk.layout import BUCKET_SIZE, HashMap, LayoutOption, OtherLayout, chosen
 from hamt_bulk.manifest import TOMBSTONE, HashFn, blake3_hashfn
 from hamt_bulk.nodecache import CACHE_BYTES, NodeCache
-from hamt_bulk.pointers import Inline, inline_pointer, inline_value, is_inline, is_value, link_pointer
+from hamt_bulk.pointers import Inline, cut, inline_pointer, inline_value, is_inline, is_value, link_pointer
 from hamt_bulk.shapes import shape_of
 
 VALUES_AT_ONCE = 32
@@ -169,7 +169,7 @@ class HAMT:
             raise InvalidInput(f"{key!r}: a range is of bytes, and this HAMT has values_are_bytes=False")
         pointer = await self._pointer(key)
         if self._keeps_values and (is_inline(pointer) or not is_value(pointer)):
-            return cut(key, self._here(key, pointer), start, stop, suffix)
+            return _cut(key, self._here(key, pointer), start, stop, suffix)
         return self._decoded(key, await self.draft.tree.read_async(pointer, start, stop, suffix))
 
     async def get_pointer(self, key: Key) -> CID:
@@ -356,13 +356,13 @@ class HAMT:
             )
 
 
-def cut(key: Key, value: IPLDKind, start: int, stop: int | None, suffix: int | None) -> IPLDKind:
+def _cut(key: Key, value: IPLDKind, start: int, stop: int | None, suffix: int | None) -> IPLDKind:
     """A range of a value that is here. Raises `InvalidInput` for one of what is no bytes."""
     if (start, stop, suffix) == (0, None, None):
         return value
     if not isinstance(value, bytes):
         raise InvalidInput(f"{key!r}: a range is of bytes, and its value is a {type(value).__name__}")
-    return value[start:stop] if suffix is None else value[max(len(value) - suffix, 0) :]
+    return cut(value, start, stop, suffix)
 
 
 def _reopened(

@@ -1,4 +1,4 @@
-"""The tasks of a conversion: the entries below some nodes of the source, and a look at those of the result."""
+"""The tasks of a conversion: the entries below some nodes of the source become those of the result."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

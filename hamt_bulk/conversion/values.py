@@ -26,12 +26,13 @@ from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.cas.writer import MAX_TRANSFER_BYTES
 from hamt_bulk.errors import BlockNotFound, InvalidInput, MalformedNode
 from hamt_bulk.formats.ipldstore import IpldstoreRoot
+from hamt_bulk.formats.kinds import links_of_block
 from hamt_bulk.formats.root import Root, batches
 from hamt_bulk.formats.sealed import SealedRoot
 from hamt_bulk.formats.trees import PyHamt2Root
 from hamt_bulk.keys import any_key
 from hamt_bulk.layout import Layout
-from hamt_bulk.layout.cbor import links_of, links_of_pointer
+from hamt_bulk.layout.cbor import links_of_pointer
 from hamt_bulk.pointers import INLINE, inline_pointer, inline_value, is_inline
 
 if TYPE_CHECKING:
@@ -117,10 +118,8 @@ class Values:
         """Raises `BlockNotFound` when another store has not kept what was copied to it for these."""
         if not self.is_copy:
             return
-        links = list(dict.fromkeys(link for pointer in pointers for link in links_of_pointer(pointer)))
-        for link, has in zip(links, self.cas.has_many(links), strict=True):
-            if not has:
-                raise BlockNotFound(f"{text(link)} was written to {self.cas!r} and is not there")
+        links = dict.fromkeys(link for pointer in pointers for link in links_of_pointer(pointer))
+        refuse_absent(self.cas, [(text(link), link) for link in links])
 
     def _copy(self, links: Sequence[bytes], writer: Writer) -> None:
         """Copies what the target lacks of values, and of the structures of links that they are."""
@@ -136,7 +135,7 @@ class Values:
                 for cid, data in zip(wanted, reader.blocks(wanted), strict=True):
                     self._copy_one(cid, data, writer)
                     if parse(cid).codec == DAG_CBOR:
-                        deeper += _links_of_block(cid, data)
+                        deeper += links_of_block(cid, data)
             level = [cid for cid in dict.fromkeys(deeper) if cid not in seen]
             seen.update(level)
             if not level:
@@ -159,6 +158,13 @@ class Values:
             writer.save_many([Block(cid, data)])
 
 
+def refuse_absent(cas: ContentAddressedStore, named: Sequence[tuple[str, bytes]]) -> None:
+    """Raises `BlockNotFound` for what was written and is not there, from CIDs and what they are called."""
+    for (name, _), has in zip(named, cas.has_many([cid for _, cid in named]), strict=True):
+        if not has:
+            raise BlockNotFound(f"{name} was written to {cas!r} and is not there")
+
+
 def _refuse_other_text(key: str) -> None:
     """Raises `InvalidInput` for a key with bytes that are no UTF-8."""
     if key.isascii():
@@ -169,13 +175,6 @@ def _refuse_other_text(key: str) -> None:
         raise InvalidInput(
             f"the key {any_key(key)!r} is no text, and what is converted to has keys of text: convert to a HashMap"
         ) from None
-
-
-def _links_of_block(cid: bytes, data: bytes) -> list[bytes]:
-    try:
-        return links_of(data)
-    except ValueError as error:
-        raise MalformedNode(f"{text(cid)} is not dag-cbor: {error}") from None
 
 
 def plain(pointer: bytes) -> Any:

@@ -17,14 +17,14 @@ from hamt_bulk.block import text
 from hamt_bulk.cas.wrap import Reader
 from hamt_bulk.cas.writer import blocks_of
 from hamt_bulk.conversion.parts import ENTRIES_AT_ONCE, Job, Part, entries_of
-from hamt_bulk.conversion.values import Entries, plain
+from hamt_bulk.conversion.values import plain, refuse_absent
 from hamt_bulk.dask.halt import Halt
-from hamt_bulk.errors import BlockMismatch, BlockNotFound
+from hamt_bulk.errors import BlockMismatch
 from hamt_bulk.formats.root import batches
 from hamt_bulk.keys import any_key
 from hamt_bulk.layout import Slot
 from hamt_bulk.nodes import Tree
-from hamt_bulk.pointers import inline_pointer
+from hamt_bulk.pointers import inline_pointer, is_inline
 
 MASK = (1 << 256) - 1
 
@@ -88,19 +88,12 @@ def expected_entries(job: Job, part: Part) -> Iterator[tuple[str, bytes]]:
                 else:
                     known[key] = inline_pointer(value)
             if values.encryption is None:
-                _refuse_absent(job, [(key, known[key]) for key, _ in some])
+                written = [(key, known[key]) for key, _ in some if not is_inline(known[key])]
+                refuse_absent(
+                    values.cas, [(f"the value of {key!r}, {text(cid)},", cid) for key, cid in written]
+                )
     # A key may be in the source twice, with one value.
     return iter(known.items())
-
-
-def _refuse_absent(job: Job, entries: Entries) -> None:
-    cas = job.values.cas
-    stored = [entry for entry in entries if entry[1][:1] != b"\x00"]
-    for (key, pointer), has in zip(stored, cas.has_many([pointer for _, pointer in stored]), strict=True):
-        if not has:
-            raise BlockNotFound(
-                f"the value of {key!r}, {text(pointer)}, was written to {cas!r} and is not there"
-            )
 
 
 def result_total(job: Job, root: bytes, slots: Sequence[Slot], halt: Halt) -> Total:

@@ -23,7 +23,7 @@ from hamt_bulk.errors import BlockNotFound, InvalidInput, MalformedNode
 from hamt_bulk.formats.ipldstore_tree import VALUE_CODECS, Hierarchy, document, encode_root, parse_root
 from hamt_bulk.formats.root import Root
 from hamt_bulk.manifest import encode_key
-from hamt_bulk.pointers import is_inline
+from hamt_bulk.pointers import cut, is_inline
 from hamt_bulk.wording import many, size_text
 
 MAX_ROOT_BYTES = 64 << 20
@@ -118,8 +118,7 @@ class IpldstoreRoot(Root):
     ) -> bytes:
         if not is_inline(pointer):
             return self._reader.read(pointer, start, stop, suffix)
-        value = document(pointer)
-        return value[start:stop] if suffix is None else value[max(len(value) - suffix, 0) :]
+        return cut(document(pointer), start, stop, suffix)
 
     def sizes(self, entries: Sequence[tuple[str, bytes]]) -> list[int]:
         linked = [pointer for _, pointer in entries if not is_inline(pointer)]

@@ -1,8 +1,10 @@
 """Which kind of root a block is, as far as the block alone tells."""
 
-from hamt_bulk.block import Data
+from hamt_bulk.block import Data, text
+from hamt_bulk.errors import MalformedNode
 from hamt_bulk.foreign import from_cbor
 from hamt_bulk.formats.ipldstore import is_ipldstore
+from hamt_bulk.layout.cbor import links_of
 from hamt_bulk.layout.hashmap import is_hashmap
 from hamt_bulk.layout.pyhamt import HEAD
 
@@ -26,3 +28,11 @@ def is_py_hamt_2(data: Data) -> bool:
     except ValueError:
         return False
     return isinstance(node, dict) and all(isinstance(node.get(name), dict) for name in "BL")
+
+
+def links_of_block(cid: bytes, data: Data) -> list[bytes]:
+    """The CIDs in a dag-cbor block of any kind, in order. Raises `MalformedNode` when it is none."""
+    try:
+        return links_of(data)
+    except ValueError as error:
+        raise MalformedNode(f"{text(cid)} is not dag-cbor: {error}") from None

@@ -17,7 +17,7 @@ from hamt_bulk.keys import key_text, plain_key
 from hamt_bulk.layout import HashMap, HashMapNodes, Layout, PyHamt, PyHamt2, py_hamt_2_hashfn
 from hamt_bulk.layout.cbor import BYTES, read_head
 from hamt_bulk.nodes import Tree
-from hamt_bulk.pointers import inline_value, is_inline, is_value
+from hamt_bulk.pointers import cut, inline_value, is_inline, is_value
 
 Transformer = Callable[[str, bytes], bytes]
 """py-hamt 2's `transformer_decode`: what became of a key's encoded value, back to that."""
@@ -240,4 +240,4 @@ def cut_bytes(key: str, value: IPLDKind, start: int, stop: int | None, suffix: i
     if not isinstance(value, bytes):
         kind = "a link" if isinstance(value, CID) else f"a {type(value).__name__}"
         raise InvalidInput(f"the value of {key!r} is {kind}, and a Zarr store holds bytes")
-    return value[start:stop] if suffix is None else value[max(len(value) - suffix, 0) :]
+    return cut(value, start, stop, suffix)

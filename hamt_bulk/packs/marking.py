@@ -8,9 +8,8 @@ from hamt_bulk import unixfs
 from hamt_bulk.block import DAG_CBOR, DAG_PB, Data, parse, text
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, HamtError, InvalidInput, MalformedNode
-from hamt_bulk.formats.kinds import is_root_of_others
+from hamt_bulk.formats.kinds import is_root_of_others, links_of_block
 from hamt_bulk.layout import EMPTY_NODES, PyHamt, Slot
-from hamt_bulk.layout.cbor import links_of
 from hamt_bulk.manifest import HashFn
 from hamt_bulk.packs.digests import Digests
 from hamt_bulk.tree.guards import refuse_other_root
@@ -120,11 +119,7 @@ def _take(cid: bytes, slots: Sequence[Slot], links: list[bytes], values: dict[by
 
 def _take_any(cid: bytes, data: Data, links: list[bytes], values: dict[bytes, str]) -> None:
     """Adds what a node of another kind of tree links to: to dag-cbor as to nodes, to all else as to values."""
-    try:
-        found = links_of(data)
-    except ValueError as error:
-        raise MalformedNode(f"{text(cid)} is not dag-cbor: {error}") from None
-    for link in found:
+    for link in links_of_block(cid, data):
         if parse(link).codec == DAG_CBOR:
             links.append(link)
         else:

@@ -9,9 +9,8 @@ from hamt_bulk import unixfs
 from hamt_bulk.block import DAG_CBOR, AnyCID, Block, Data, parse, text, to_bytes
 from hamt_bulk.cas import CarCAS, ContentAddressedStore, open_cas
 from hamt_bulk.errors import InvalidInput, MalformedNode
-from hamt_bulk.formats.kinds import is_root_of_others
+from hamt_bulk.formats.kinds import is_root_of_others, links_of_block
 from hamt_bulk.layout import PyHamt
-from hamt_bulk.layout.cbor import links_of
 from hamt_bulk.progress import BuildProgress, ProgressOption, progress_of
 from hamt_bulk.roots.files import HeldNodes, split_as
 from hamt_bulk.roots.names import Names, Recent, batches, is_file
@@ -160,11 +159,7 @@ class _Copy:
         return (self._below_node if self._is_tree else self._below_any)(cid, data)
 
     def _below_any(self, cid: bytes, data: Data) -> Iterator[bytes]:
-        try:
-            links = links_of(data)
-        except ValueError as error:
-            raise MalformedNode(f"{text(cid)} is not dag-cbor: {error}") from None
-        for link in links:
+        for link in links_of_block(cid, data):
             if parse(link).codec == DAG_CBOR:
                 yield link
             else:

@@ -10,6 +10,7 @@ Source: https://github.com/multiformats/cid and the multicodec table.
 """
 
 import base64
+import copyreg
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
@@ -176,6 +177,15 @@ def to_cid(cid: bytes) -> CID:
         return CID.decode(cid).set(base="base32")
     except (ValueError, LookupError) as error:
         raise InvalidInput(f"{text(cid)} has no public form: {error}") from None
+
+
+def _reduced(cid: CID) -> tuple[Callable[[str], CID], tuple[str]]:
+    return CID.decode, (str(cid),)
+
+
+# multiformats pickles a CID with its hash function, which cannot be pickled once anybody has hashed with it, or has made
+# a CID of that hash by its constructor. Roots go to workers in graphs, so no CID is pickled that way.
+copyreg.pickle(CID, _reduced)
 
 
 def read_varint(data: Data, at: int) -> tuple[int, int]:

@@ -147,6 +147,22 @@ class ContentAddressedStore(ABC):
     def abandon(self) -> None:
         """Called instead when a build has failed."""
 
+    def leave(self) -> None:
+        """Called instead when a build has failed and its journal says how to go on: what it wrote is kept until then."""
+
+    @property
+    def lease(self) -> str:
+        """What the store knows this build's blocks by, for the journal; empty where nothing needs to keep them."""
+        return ""
+
+    def take_over(self, leases: Sequence[str], cids: Sequence[AnyCID]) -> list[bool]:
+        """
+        As `claim_many`, of what builds that were left have written; what they kept is this build's from now on.
+
+        leases  of those builds
+        """
+        return self.claim_many(cids)
+
     @property
     def journals(self) -> Path | None:
         """The folder for the journals of builds into this store, where it has one."""

@@ -104,6 +104,16 @@ class WrappingCAS(ContentAddressedStore):
     def abandon(self) -> None:
         self.inner.abandon()
 
+    def leave(self) -> None:
+        self.inner.leave()
+
+    @property
+    def lease(self) -> str:
+        return self.inner.lease
+
+    def take_over(self, leases: Sequence[str], cids: Sequence[AnyCID]) -> list[bool]:
+        return self.inner.take_over(leases, cids)
+
     @property
     def journals(self) -> Path | None:
         return self.inner.journals

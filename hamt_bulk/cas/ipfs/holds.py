@@ -31,18 +31,29 @@ class Hold:
     token     in every list, so that no two holds share one
     for_ever  whether nobody lets go of it
     is_used   whether this process has noted something
+    others    tokens of builds that this one goes on with: they are let go of with it
     """
 
     token: str
     hasher: str
     for_ever: bool
     is_used: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Its own and the others'."""
+        return (self.token, *self.others)
 
     @classmethod
     def new(cls, hasher: str, *, for_ever: bool) -> "Hold":
         """A hold that no other process has."""
         token = f"{socket.gethostname()} {time.strftime('%Y-%m-%d')} {secrets.token_hex(8)}"
         return cls(token, hasher, for_ever)
+
+    def take_over(self, tokens: Sequence[str]) -> None:
+        """What builds with these tokens held is this one's."""
+        self.others = tuple(dict.fromkeys([*self.others, *filter(None, tokens)]))
 
     async def note(self, rpc: Rpc, link_list: bytes) -> None:
         """Takes note of a list, which is about to be pinned."""
@@ -66,12 +77,13 @@ class Hold:
         """Lets a garbage collection have what was held, unless something else pins it."""
         if self.for_ever:
             return
-        notes = list(await pins(rpc, HOLD_PREFIX + self.token, retries=retries))
-        lists: list[bytes] = []
-        for note in notes:
-            try:
-                lists.append(to_bytes((await rpc.block(note)).decode(errors="replace").strip()))
-            except (BlockNotFound, InvalidInput):
-                continue  # somebody else gave a pin of his own this name
-        await unpin(rpc, lists)
-        await unpin(rpc, notes)
+        for token in self.tokens:
+            notes = list(await pins(rpc, HOLD_PREFIX + token, retries=retries))
+            lists: list[bytes] = []
+            for note in notes:
+                try:
+                    lists.append(to_bytes((await rpc.block(note)).decode(errors="replace").strip()))
+                except (BlockNotFound, InvalidInput):
+                    continue  # somebody else gave a pin of his own this name
+            await unpin(rpc, lists)
+            await unpin(rpc, notes)

@@ -1,11 +1,8 @@
 """A Kubo daemon as a store."""
 
 import atexit
-import copy
-import json
 import os
 import re
-import socket
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -15,33 +12,29 @@ from typing import Any, Self
 
 import httpx
 
-from hamt_bulk.block import DAG_CBOR, MAX_BLOCK_BYTES, AnyCID, Block, Hasher, parse
-from hamt_bulk.cas.base import several
+from hamt_bulk.block import DAG_CBOR, MAX_BLOCK_BYTES, Block, Hasher, parse
 from hamt_bulk.cas.files import absolute
-from hamt_bulk.cas.ipfs import pins
 from hamt_bulk.cas.ipfs.address import address_of
+from hamt_bulk.cas.ipfs.builds import KuboBuilds
 from hamt_bulk.cas.ipfs.connection import Access, LiveClient
 from hamt_bulk.cas.ipfs.credentials import Auth, credentials_of
-from hamt_bulk.cas.ipfs.daemon import KuboDaemon
 from hamt_bulk.cas.ipfs.gateways import CONCURRENCY, IPFSReader, gateways_of, positive, secrets_of
 from hamt_bulk.cas.ipfs.holds import Hold
-from hamt_bulk.cas.ipfs.lists import by_lists
+from hamt_bulk.cas.ipfs.lists import by_lists, listed
 from hamt_bulk.cas.ipfs.rest import Rest, leave, settle_beside, settle_left
 from hamt_bulk.cas.ipfs.rpc import CommandFailed
-from hamt_bulk.cas.ipfs.spool import remove, send_again
 from hamt_bulk.cas.ipfs.uploads import KuboWriter, SharedWriter
 from hamt_bulk.cas.loop import run_sync
-from hamt_bulk.cas.pack import PackCAS
 from hamt_bulk.cas.retries import Retries
 from hamt_bulk.cas.writer import Receipt, Writer
-from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput, NotPortable
+from hamt_bulk.errors import BlockNotFound, InvalidInput
 
 RPC_URL = "http://127.0.0.1:5001"
 GATEWAY_URL = "http://127.0.0.1:8080"
 """Where a daemon on this machine answers, unless its configuration says otherwise."""
 
 
-class KuboCAS(KuboDaemon):
+class KuboCAS(KuboBuilds):
     """
     A Kubo daemon: written to by its RPC, read from gateways and, where those have not what is wanted, by the RPC.
 
@@ -50,7 +43,8 @@ class KuboCAS(KuboDaemon):
     What is saved is on the daemon after `flush`, and held there, whatever is garbage-collected meanwhile: what a build
     writes until it has ended, what `save` and a `HAMT` write until `close`. A finished root is not pinned unless it is
     asked for: pass `pin=` to `to_hamt` and `build`, or call `pin_cid`, or the next `ipfs repo gc` takes it. Pins whose
-    names begin with "hamt_bulk hold" are those of processes that died, and may be removed.
+    names begin with "hamt_bulk hold" are those of processes that died, or of builds whose journal waits for the same call:
+    they are let go of when it has been made, and may be removed when nobody will make it.
 
     hasher              names the blocks: "blake3" or "sha2-256"
     client              a live `httpx.AsyncClient` to use. It stays in this process, and is used on a loop of ours: not on
@@ -173,6 +167,12 @@ class KuboCAS(KuboDaemon):
         unsent = self._unsent(cid)
         return await super()._size(cid) if unsent is None else len(unsent)
 
+    def has_blocks(self, cids: Sequence[bytes]) -> list[bool]:
+        there = run_sync(listed(self.rpc, [cid for cid in dict.fromkeys(cids) if self._unsent(cid) is None]))
+        rest = [cid for cid in cids if cid not in there]
+        there.update(cid for cid, has in zip(rest, super().has_blocks(rest), strict=True) if has)
+        return [cid in there for cid in cids]
+
     async def _has(self, cid: bytes) -> bool:
         """Whether the daemon itself has a block: a copy goes by this."""
         if self._unsent(cid) is not None:
@@ -190,29 +190,7 @@ class KuboCAS(KuboDaemon):
     def _unsent(self, cid: bytes) -> bytes | None:
         return None if self._implicit is None else self._implicit.read(cid)
 
-    def claim_many(self, cids: Sequence[AnyCID]) -> list[bool]:
-        names = several(cids)
-        found = self.has_many(names)
-        there = [cid for cid, has in zip(names, found, strict=True) if has]
-        if self._is_build and there:
-            try:
-                run_sync(self._hold.keep(self.rpc, there))
-            except CommandFailed:  # a collection has just taken some: whoever asks writes them again
-                return [False] * len(names)
-        return found
-
     # Writing.
-
-    def writer(self) -> Writer:
-        packs = self._packs()
-        spool = None if packs is None else packs.writer()
-        return KuboWriter(self._access, self.hasher, self.leaf_bytes, spool, self._hold)
-
-    def _packs(self) -> PackCAS | None:
-        """What this build has sent, if there is a spool: a folder of its own."""
-        if self._spool is None or not self._is_build:
-            return None
-        return PackCAS(self._spool / self._hold.token.rpartition(" ")[2], self.hasher)
 
     def _implicit_writer(self) -> Writer:
         with self._lock:
@@ -225,85 +203,6 @@ class KuboCAS(KuboDaemon):
     def flush(self) -> Receipt:
         settle_beside()
         return self._implicit.flush() if self._implicit is not None else Receipt()
-
-    # A build.
-
-    def begin(self) -> Self:
-        self.flush()  # a build may link what was saved
-        build = copy.copy(self)
-        build._begin(Hold.new(self.hasher, for_ever=self.pin_on_add))
-        return build
-
-    def secure(self, root: bytes, name: str | None, base: bytes | None) -> None:
-        if name is None and self._spool is None:
-            return
-        self.check_pin(name)
-        try:
-            run_sync(pins.secure(self.rpc, root, name, base))
-        except BlockNotFound:
-            packs = self._packs()
-            if packs is None or not self._sent_again(packs):
-                raise
-            run_sync(pins.secure(self.rpc, root, name, base))
-
-    def check_pin(self, name: str | None) -> None:
-        if name is not None and not (isinstance(name, str) and 0 < len(name.encode()) <= pins.MAX_NAME_BYTES):
-            raise InvalidInput(f"pin={name!r}: expected a name of 1 to {pins.MAX_NAME_BYTES} bytes")
-
-    def _sent_again(self, packs: PackCAS) -> bool:
-        with KuboWriter(self._access, self.hasher, self.leaf_bytes, None, self._hold) as writer:
-            return send_again(packs, writer)
-
-    def finish(self) -> None:
-        if self._is_build:  # what a HAMT or `save` wrote is held until `close`: others of them may wait
-            self.abandon()
-
-    def abandon(self) -> None:
-        packs = self._packs()
-        if packs is not None:
-            remove(packs)
-        run_sync(self._hold.release(self.rpc))
-
-    def refuse_other_processes(self) -> None:
-        if self._access.client is not None:
-            raise NotPortable(
-                "a KuboCAS with a live `client` cannot go to other processes: give `client_factory`, a function that "
-                "makes the client there"
-            )
-
-    def announce(self) -> str:
-        token = {"peer": run_sync(self.rpc.identity(retries=0))}
-        if (packs := self._packs()) is not None:
-            token["spool"] = packs.announce()
-        return json.dumps(token)
-
-    def preflight(self, token: str) -> None:
-        expected = json.loads(token)
-        address = self._access.rpc
-        assert address is not None
-        try:
-            found = run_sync(self.rpc.identity(retries=0))
-        except CASError as error:
-            here = socket.gethostname()
-            own = address.origin[1] in ("127.0.0.1", "localhost", "::1")
-            why = (
-                f"{address.origin[1]} is each worker's own machine, and no daemon runs on {here}: give the address at "
-                "which workers reach the driver's daemon (and let it listen there: Addresses.API), or run one each"
-                if own
-                else f"{here} does not reach it: look at firewalls, and at Addresses.API of the daemon"
-            )
-            raise CASError(f"{error}. {why}") from error
-        if found != expected["peer"]:
-            raise CASError(
-                f"another daemon answers at {address} here, {found}, expected {expected['peer']}: "
-                "blocks would be spread over both. Give an address that is the same daemon's everywhere"
-            )
-        if (packs := self._packs()) is not None:
-            packs.preflight(expected["spool"])
-
-    def retract(self, token: str) -> None:
-        if (packs := self._packs()) is not None:
-            packs.retract(json.loads(token)["spool"])
 
     def close(self) -> None:
         try:

@@ -1,11 +1,12 @@
 """
-Many small blocks in one answer.
+Many small blocks in one answer, and which of many there are.
 
 The daemon is given a link list of what is wanted, and asked for a CAR of it: 8 µs of CPU a block here, against 120
 for a request each. The list is not pinned, so the next garbage collection takes it. Large blocks come faster one by
 one, so this is for nodes.
 """
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -26,6 +27,15 @@ LEAST_BLOCKS = 48
 BLOCKS_IN_LIST = 512
 LISTS_AT_ONCE = 4
 
+LEAST_LISTED = 1000
+"""Of fewer it is quicker to ask for each."""
+
+MOST_OTHERS = 20
+"""The daemon's list of its blocks is read up to so many times what is looked for: an entry costs it 12 µs, a question 350."""
+
+_LINE_BYTES = 80
+_LISTED = re.compile(rb'"Ref": ?"(\w+)"')
+
 
 async def by_lists(
     connection: Connection, rpc: Rpc, cids: Sequence[bytes], hasher: str
@@ -40,6 +50,19 @@ async def by_lists(
     found = {cid: data for answer in answers for cid, data in answer.items()}
     named = ((cid, found.get(raw_name(cid))) for cid in cids)
     return {cid: data for cid, data in named if data is not None}
+
+
+async def listed(rpc: Rpc, cids: Sequence[bytes]) -> set[bytes]:
+    """Which of many blocks are in the daemon's list of all that it has; none where that would take longer than asking."""
+    if len(cids) < LEAST_LISTED:
+        return set()
+    try:
+        body = await rpc.command("refs/local", retries=0, limit=int(len(cids) * MOST_OTHERS) * _LINE_BYTES)
+    except HamtError:
+        return set()  # each is asked for, and that tells what is wrong
+    names = {cid: text(raw_name(cid)).encode() for cid in cids}  # the list has all blocks under codec raw
+    there = set(names.values()).intersection(line[1] for line in _LISTED.finditer(body))
+    return {cid for cid, name in names.items() if name in there}
 
 
 async def _by_list(

@@ -117,12 +117,24 @@ def build(
     return concluded(target, root, lambda: edited(target, root, items))
 
 
-def concluded(target: Target, base: bytes | None, make: Callable[[], bytes]) -> CID:
-    """The root that `make` gives, pinned where that is wanted, its store told that the build is over."""
+def concluded(
+    target: Target,
+    base: bytes | None,
+    make: Callable[[], bytes],
+    failed: Callable[[BaseException], None] | None = None,
+) -> CID:
+    """
+    The root that `make` gives, pinned where that is wanted, its store told that the build is over.
+
+    failed  called instead when `make` raises; by default the store forgets the build
+    """
     try:
         root = make()
     except BaseException as error:
-        abandon(target.cas, error)
+        if failed is None:
+            abandon(target.cas, error)
+        else:
+            failed(error)
         raise
     conclude(target, root, base)
     return to_cid(root)

@@ -102,7 +102,7 @@ def convert(
         decoding = _decoding(decryption, transformer_decode)
         plan = _Plan(source, decoding, made, to, Values(source, made.cas, made.layout, encryption, is_copy))
         stages = partial(_stages, plan, zarr_format, resuming, runner.workers, show)
-        new = concluded(made, None, lambda: run_stages(stages(), runner, made.cas, show))
+        new = concluded(made, None, lambda: run_stages(stages(), runner, made.cas, show), resuming.abandon)
         resuming.complete()
     return new
 

@@ -6,7 +6,7 @@ import secrets
 import socket
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -140,10 +140,11 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def opening(versions: Mapping[str, str], sources: Mapping[str, str]) -> Opening:
+def opening(versions: Mapping[str, str], sources: Mapping[str, str], leases: Iterable[str] = ()) -> Opening:
     """This call, from now on."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Opening(f"process {os.getpid()} on {socket.gethostname()} since {now}", versions, sources)
+    process = f"process {os.getpid()} on {socket.gethostname()} since {now}"
+    return Opening(process, versions, sources, tuple(filter(None, leases)))
 
 
 def contents_of(path: Path) -> Contents:

@@ -10,7 +10,7 @@ The first record is the `Build`, the others follow in the order in which things 
 all that went before, a record counts only where it was written: what a disk brings back from elsewhere does not.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 
@@ -53,11 +53,13 @@ class Opening:
     process   for people: who, where and since when
     versions  of the packages that decide which bytes are stored
     sources   the names of the Dask arrays, which change with the files that they are read from
+    leases    what the store knows the blocks of this call by, where it needs to keep them
     """
 
     process: str
     versions: Mapping[str, str]
     sources: Mapping[str, str]
+    leases: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,6 +123,8 @@ def encode(record: Record, chain: bytes) -> tuple[bytes, bytes]:
     fields = {name: getattr(record, name) for name in record.__slots__}
     if isinstance(record, Batch):
         fields["blocks"] = [list(block) for block in record.blocks]
+    if isinstance(record, Opening):
+        fields["leases"] = list(record.leases)
     body: bytes = libipld.encode_dag_cbor({"kind": _NAMES[type(record)], **fields})
     after = continued(chain, body)
     return len(body).to_bytes(LENGTH_BYTES, "little") + body + after, after
@@ -194,6 +198,7 @@ def _check_build(build: Build) -> None:
 
 def _check_opening(opening: Opening) -> None:
     _expect(isinstance(opening.process, str), "a process")
+    _expect(all(isinstance(lease, str) for lease in opening.leases), "leases as text")
     for texts in (opening.versions, opening.sources):
         _expect(all(isinstance(text, str) for text in texts.values()), "versions and sources as text")
 

@@ -14,12 +14,13 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from hamt_bulk.bulk import abandon
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.cas.files import absolute
 from hamt_bulk.cas.wrap import configuration
 from hamt_bulk.errors import CASError, InvalidInput, JournalMismatch
 from hamt_bulk.journal.file import SHOWN, Contents, Journal, contents_of, differences, opening
-from hamt_bulk.journal.kept import is_kept
+from hamt_bulk.journal.kept import gone
 from hamt_bulk.journal.records import Batch, Build, Opening, Ranges
 from hamt_bulk.manifest import HashFn, Manifest
 from hamt_bulk.progress import BuildProgress
@@ -28,6 +29,9 @@ JournalOption: TypeAlias = "bool | str | os.PathLike[str] | None"
 """`None` or `False`: none; `True`: where the store has its journals; or the path of a file."""
 
 SUFFIX = ".journal"
+
+VALUES_AT_ONCE = 1 << 20
+"""About how many values of finished batches are looked for together: a daemon may list all that it has for it."""
 
 log = logging.getLogger("hamt_bulk.journal")
 
@@ -112,11 +116,12 @@ class Resuming:
             self._path = self._folder / f"{_digest(build.parts)[:40]}{SUFFIX}"
         if self._path is None or not total:
             return nothing
-        if self._resume is False:
-            _start_over(self._path, build)
+        leases = _start_over(self._path, build) if self._resume is False else ()
+        if leases:
+            self._cas.take_over(leases, [])
         if self._resume is True and not self._path.exists():
             raise _nothing_to_resume(self._path, self._folder, build)
-        this = opening(versions, sources)
+        this = opening(versions, sources, [self._cas.lease, *leases])
         try:
             self._journal = Journal.open(self._path, build, this)
         except CASError as error:
@@ -125,7 +130,8 @@ class Resuming:
         try:
             _tell_of_changes(self._journal.earlier, this)
             self._journal.add(Batch.of([], saved))
-            finished = self._taken_over(self._journal.batches, total, hash_fn, show, any_keys)
+            leases = [lease for before in self._journal.earlier for lease in before.leases or [""]]
+            finished = self._taken_over(self._journal.batches, leases, total, hash_fn, show, any_keys)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -179,6 +185,7 @@ class Resuming:
     def _taken_over(
         self,
         batches: Sequence[Batch],
+        leases: Sequence[str],
         total: int,
         hash_fn: HashFn,
         show: Callable[[BuildProgress], None],
@@ -187,23 +194,35 @@ class Resuming:
         """The batches that count: those whose values are all there. Of several for one Dask block the last."""
         done = np.zeros(total, bool)
         manifests: list[Manifest] = []
-        batches = [batch for batch in batches if batch.blocks]
-        for number, batch in enumerate(reversed(batches)):
-            show(BuildProgress("resume", number, len(batches)))
+        batches = [batch for batch in reversed(batches) if batch.blocks]
+        for batch in batches:
             if batch.blocks[-1][1] > total:
                 raise InvalidInput(
                     f"{self._path}: Dask block {batch.blocks[-1][1] - 1} of {total}: it was damaged; remove it"
                 )
-            if any(done[first:after].any() for first, after in batch.blocks):
-                continue
-            if not is_kept(self._cas, batch.cids()):
-                continue
-            for first, after in batch.blocks:
-                done[first:after] = True
-            manifests.append(batch.manifest(hash_fn, any_keys=any_keys))
+        seen = 0
+        for some in _together(batches):
+            show(BuildProgress("resume", seen, len(batches)))
+            seen += len(some)
+            lost = gone(self._cas, leases, (cid for batch in some for cid in batch.cids()))
+            for batch in some:
+                if any(done[first:after].any() for first, after in batch.blocks):
+                    continue
+                if lost and not lost.isdisjoint(batch.cids()):
+                    continue
+                for first, after in batch.blocks:
+                    done[first:after] = True
+                manifests.append(batch.manifest(hash_fn, any_keys=any_keys))
         if batches:
             show(BuildProgress("resume", len(batches), len(batches)))
         return Finished(done, manifests)
+
+    def abandon(self, error: BaseException) -> None:
+        """Lets the store forget a build that failed, or keep what it wrote for the call that goes on."""
+        if self._journal is None:
+            abandon(self._cas, error)
+        else:
+            self._cas.leave()
 
 
 def live_of_journals(folder: Path) -> Iterator[bytes]:
@@ -242,11 +261,27 @@ def ranges_of(blocks: Sequence[int]) -> Ranges:
     ]
 
 
-def _start_over(path: Path, build: Build) -> None:
-    """Removes the journal, unless it is written just now."""
-    if path.exists():
-        with Journal.open(path, build, opening({}, {})) as journal:
-            journal.remove()
+def _together(batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
+    """Batches in groups of about as many values as are looked for together."""
+    some: list[Batch] = []
+    count = 0
+    for batch in batches:
+        some.append(batch)
+        count += len(batch.pointer_lengths) // 4
+        if count >= VALUES_AT_ONCE:
+            yield some
+            some, count = [], 0
+    if some:
+        yield some
+
+
+def _start_over(path: Path, build: Build) -> list[str]:
+    """Removes the journal, unless it is written just now. The leases of the builds that it was of."""
+    if not path.exists():
+        return []
+    with Journal.open(path, build, opening({}, {})) as journal:
+        journal.remove()
+        return [lease for before in journal.earlier for lease in before.leases]
 
 
 def _nothing_to_resume(path: Path, folder: Path | None, build: Build) -> InvalidInput | JournalMismatch:

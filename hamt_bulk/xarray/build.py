@@ -158,7 +158,7 @@ def to_hamt(
         plan = partial(prepared, ds, target, root, options, encryption, resuming, runner.workers, show)
         if compute:
             stages = _stages(plan, runner.workers, encryption)
-            made = concluded(target, root, lambda: run(stages, runner, target.cas, show))
+            made = concluded(target, root, lambda: run(stages, runner, target.cas, show), resuming.abandon)
             resuming.complete()
             return made
         if journal is not None and journal is not False:
@@ -228,7 +228,7 @@ async def to_hamt_async(
         try:
             new = await run_async(stages, client, target.cas, show)
         except BaseException as error:
-            await asyncio.shield(asyncio.to_thread(abandon, target.cas, error))
+            await asyncio.shield(asyncio.to_thread(resuming.abandon, error))
             raise
         await asyncio.to_thread(conclude, target, new, root)
         await asyncio.to_thread(resuming.complete)

@@ -19,7 +19,6 @@ from hamt_bulk import HAMT, InMemoryCAS, KuboCAS, PackCAS, build, copy, delete, 
 from hamt_bulk.block import identify, text
 from hamt_bulk.cas.ipfs import pins, rest, uploads
 from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput
-from hamt_bulk.progress import BuildProgress
 from hamt_bulk.xarray import to_hamt
 from kubo.daemon import Daemon
 from kubo.faults import Drop
@@ -328,38 +327,3 @@ async def test_a_root_that_gets_another_name_is_never_unpinned(new_kubo: NewKubo
 
 def test_a_pack_store_takes_a_pin_and_keeps_everything_anyway(tmp_path: Path) -> None:
     assert build(ITEMS, PackCAS(tmp_path), pin="any") == build(ITEMS, InMemoryCAS())
-
-
-def test_a_build_that_is_gone_on_with_holds_what_the_first_call_finished(
-    new_kubo: NewKubo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    daemon = new_kubo()
-    monkeypatch.setattr("hamt_bulk.dask.batches.BATCH_BYTES", 4000)
-    values = da.arange(4000, chunks=100, dtype="i8")
-    computed = []
-
-    def failing(block: np.ndarray) -> np.ndarray:
-        if len(computed) == 20:
-            raise ValueError("enough")
-        computed.append(int(block[0]))
-        return block
-
-    def collect(progress: BuildProgress) -> None:
-        if progress.stage == "write" and progress.done == progress.total:
-            daemon.gc()
-
-    def dataset(array: da.Array) -> xr.Dataset:
-        return xr.Dataset({"a": ("x", array)})
-
-    journal = tmp_path / "journal"
-    with dask.config.set(scheduler="synchronous"):
-        broken = values.map_blocks(failing, dtype="i8", meta=np.zeros(0, "i8"))
-        with pytest.raises(ValueError, match="enough"):
-            to_hamt(dataset(broken), on(daemon), journal=journal)
-        with pytest.warns(UserWarning, match="other names"):
-            root = to_hamt(dataset(values), on(daemon), journal=journal, progress=collect, pin="a")
-        assert len(computed) == 20
-        assert root == to_hamt(dataset(values), InMemoryCAS())
-    daemon.gc()
-    found = xr.open_dataset(root, engine="hamt", cas=on(daemon), chunks=None)["a"].values
-    assert (found == np.arange(4000)).all()

@@ -65,8 +65,9 @@ class KuboBuilds(KuboDaemon):
 
     def take_over(self, leases: Sequence[str], cids: Sequence[AnyCID]) -> list[bool]:
         self._hold.take_over(leases)
-        # A build that left none did not hold what it wrote.
-        return self.has_many(cids) if all(leases) else self.claim_many(cids)
+        if leases and all(leases) and run_sync(self._hold.holds_others(self.rpc)):
+            return self.has_many(cids)
+        return self.claim_many(cids)  # somebody has let go of it, or another daemon was meant
 
     def _packs(self) -> PackCAS | None:
         """What this build has sent, if there is a spool: a folder of its own."""

@@ -55,6 +55,13 @@ class Hold:
         """What builds with these tokens held is this one's."""
         self.others = tuple(dict.fromkeys([*self.others, *filter(None, tokens)]))
 
+    async def holds_others(self, rpc: Rpc) -> bool:
+        """Whether this daemon still holds something for each of the others."""
+        for token in self.others:
+            if not await pins(rpc, HOLD_PREFIX + token):
+                return False
+        return True
+
     async def note(self, rpc: Rpc, link_list: bytes) -> None:
         """Takes note of a list, which is about to be pinned."""
         if self.for_ever:

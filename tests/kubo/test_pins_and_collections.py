@@ -327,3 +327,16 @@ async def test_a_root_that_gets_another_name_is_never_unpinned(new_kubo: NewKubo
 
 def test_a_pack_store_takes_a_pin_and_keeps_everything_anyway(tmp_path: Path) -> None:
     assert build(ITEMS, PackCAS(tmp_path), pin="any") == build(ITEMS, InMemoryCAS())
+
+
+def test_a_base_that_another_daemon_has_is_said_to_be_missing(new_kubo: NewKubo) -> None:
+    first, second = new_kubo(), new_kubo()
+    base = build(ITEMS, on(first))
+    both = KuboCAS(rpc_base_url=second.rpc_url, gateway_base_url=first.gateway_url)
+    with pytest.warns(UserWarning, match=rf"does not have the base {base}.*only in part"):
+        changed = update(base, OTHERS, both)
+    with pytest.raises(BlockNotFound, match="is not complete"):
+        update(base, OTHERS, both, pin="all")
+    copy(changed, both, on(second))
+    assert read(changed, on(second)) == ITEMS | OTHERS
+    assert update(changed, ITEMS, on(second)) == build(OTHERS | ITEMS, InMemoryCAS()), "without a warning"

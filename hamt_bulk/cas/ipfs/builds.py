@@ -3,12 +3,13 @@
 import copy
 import json
 import socket
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from hamt_bulk.block import AnyCID
+from hamt_bulk.block import AnyCID, text
 from hamt_bulk.cas.base import several
 from hamt_bulk.cas.ipfs import pins
 from hamt_bulk.cas.ipfs.daemon import KuboDaemon
@@ -83,6 +84,13 @@ class KuboBuilds(KuboDaemon):
 
     def secure(self, root: bytes, name: str | None, base: bytes | None) -> None:
         if name is None and self._spool is None:
+            if base is not None and not run_sync(self._has(base)):
+                warnings.warn(
+                    f"the daemon at {self.rpc_base_url} does not have the base {text(base)}, so it has the new root "
+                    f"{text(root)} only in part: copy the base there (hamt_bulk.copy), or keep both daemons within reach of "
+                    "readers",
+                    stacklevel=2,
+                )
             return
         self.check_pin(name)
         try:

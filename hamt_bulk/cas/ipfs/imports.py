@@ -133,7 +133,7 @@ async def _put_some(rpc: Rpc, blocks: Sequence[Block]) -> None:
         raise rpc.server.failure(f"block/put answered {len(found)} names, expected {len(expected)}")
     for name, own in zip(found, expected, strict=True):
         if name != own:
-            raise BlockMismatch(f"{rpc.server.address}: block/put answered {name}, expected {own}")
+            raise BlockMismatch(f"{rpc.server.address}: block/put answered {name!r:.200}, expected {own}")
 
 
 def raw_name(cid: bytes) -> bytes:

@@ -19,6 +19,7 @@ from hamt_bulk.cas.ipfs.source import MAX_BLOCK_ANSWER_BYTES, Source
 from hamt_bulk.cas.ipfs.transport import Answer
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
 from hamt_bulk.foreign import from_json
+from hamt_bulk.wording import printable
 
 LONG_SECONDS = 900.0
 """For commands that wait for a garbage collection, or walk a whole tree, before their first byte."""
@@ -203,7 +204,7 @@ def _message(answer: Answer) -> str:
         said = from_json(answer.body)["Message"]
     except (ValueError, LookupError, TypeError):
         said = answer.body[:300].decode(errors="replace")
-    return " ".join(str(said).split())[:600]
+    return printable(" ".join(str(said).split())[:600])
 
 
 def _repeats(answer: Answer) -> bool:

@@ -12,11 +12,15 @@ from hamt_bulk.cas.ipfs.retry import TRANSIENT, delay_after
 from hamt_bulk.cas.ipfs.transport import Answer, Request, Transport, Unanswered
 from hamt_bulk.cas.retries import Retries
 from hamt_bulk.errors import CASError
+from hamt_bulk.wording import printable
 
 MAX_REDIRECTS = 5
 
 MAX_ANSWER_BYTES = 64 << 20
 """A bound for what a server can make us hold. What is asked for is far smaller."""
+
+MAX_FAILURE_CHARACTERS = 2000
+"""So much of what a server says goes into an error."""
 
 READ_SECONDS = 60.0
 """The longest time without a byte of an answer, unless the caller knows better."""
@@ -123,8 +127,8 @@ class Server:
         )
 
     def failure(self, what: str) -> CASError:
-        """The error that says what this server did, without secrets."""
-        return CASError(f"{self.address}: {self.credentials.redacted(what)}")
+        """The error that says what this server did, without secrets, and not at any length."""
+        return CASError(f"{self.address}: {printable(self.credentials.redacted(what))[:MAX_FAILURE_CHARACTERS]}")
 
     def says(self, answer: Answer) -> str:
         """What an answer says of itself, in a few words and without secrets."""
@@ -134,7 +138,7 @@ class Server:
         """The beginning of what a server sent, without secrets."""
         # Before it is cut: half a secret is not found.
         text = self.credentials.redacted(body[: 1 << 16].decode(errors="replace"))
-        return " ".join(text.split())[:length]
+        return printable(" ".join(text.split())[:length])
 
     def _shown(self, url: str) -> str:
         scheme, host, port = origin_of(url)

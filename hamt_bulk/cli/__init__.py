@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from hamt_bulk import __version__
-from hamt_bulk.cli import check, compare, convert, copy, demo, encryption, ingest, inspect, ipfs, packs
+from hamt_bulk.cli import (
+    check,
+    compare,
+    convert,
+    copy,
+    demo,
+    encryption,
+    ingest,
+    inspect,
+    ipfs,
+    journals,
+    packs,
+)
 from hamt_bulk.cli.console import options
 
 __all__ = ["app", "main"]
@@ -46,6 +58,7 @@ convert.add_to(app)
 compare.add_to(app)
 ipfs.add_to(app)
 packs.add_to(app)
+journals.add_to(app)
 encryption.add_to(app)
 
 

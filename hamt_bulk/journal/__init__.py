@@ -8,5 +8,16 @@ from hamt_bulk.journal.resuming import (
     bases_of_journals,
     live_of_journals,
 )
+from hamt_bulk.journal.unfinished import Unfinished, give_up, unfinished
 
-__all__ = ["Build", "Finished", "JournalOption", "Resuming", "bases_of_journals", "live_of_journals"]
+__all__ = [
+    "Build",
+    "Finished",
+    "JournalOption",
+    "Resuming",
+    "Unfinished",
+    "bases_of_journals",
+    "give_up",
+    "live_of_journals",
+    "unfinished",
+]

@@ -140,11 +140,17 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def opening(versions: Mapping[str, str], sources: Mapping[str, str], leases: Iterable[str] = ()) -> Opening:
+def opening(
+    versions: Mapping[str, str],
+    sources: Mapping[str, str],
+    leases: Iterable[str] = (),
+    total: int = 0,
+    units: str = "",
+) -> Opening:
     """This call, from now on."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     process = f"process {os.getpid()} on {socket.gethostname()} since {now}"
-    return Opening(process, versions, sources, tuple(filter(None, leases)))
+    return Opening(process, versions, sources, tuple(filter(None, leases)), total, units)
 
 
 def contents_of(path: Path) -> Contents:

@@ -54,12 +54,16 @@ class Opening:
     versions  of the packages that decide which bytes are stored
     sources   the names of the Dask arrays, which change with the files that they are read from
     leases    what the store knows the blocks of this call by, where it needs to keep them
+    total     how many units the whole build has; 0: not told
+    units     what is counted, such as Dask blocks
     """
 
     process: str
     versions: Mapping[str, str]
     sources: Mapping[str, str]
     leases: Sequence[str] = ()
+    total: int = 0
+    units: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,6 +203,7 @@ def _check_build(build: Build) -> None:
 def _check_opening(opening: Opening) -> None:
     _expect(isinstance(opening.process, str), "a process")
     _expect(all(isinstance(lease, str) for lease in opening.leases), "leases as text")
+    _expect(isinstance(opening.total, int) and isinstance(opening.units, str), "a number of units")
     for texts in (opening.versions, opening.sources):
         _expect(all(isinstance(text, str) for text in texts.values()), "versions and sources as text")
 

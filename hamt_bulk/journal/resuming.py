@@ -84,7 +84,7 @@ class Resuming:
         self._folder: Path | None = None
         self._path: Path | None = None
         if option is True:
-            self._folder = cas.journals or _own_folder() / _digest(configuration(cas))[:16]
+            self._folder = folder_for(cas)
         elif option is not None and option is not False:
             self._path = absolute(option)
 
@@ -121,7 +121,7 @@ class Resuming:
             self._cas.take_over(leases, [])
         if self._resume is True and not self._path.exists():
             raise _nothing_to_resume(self._path, self._folder, build)
-        this = opening(versions, sources, [self._cas.lease, *leases])
+        this = opening(versions, sources, [self._cas.lease, *leases], total, self._units)
         try:
             self._journal = Journal.open(self._path, build, this)
         except CASError as error:
@@ -329,6 +329,11 @@ def _tell_of_changes(earlier: Sequence[Opening], this: Opening) -> None:
             "data has changed since, begin anew, with resume=False",
             stacklevel=2,
         )
+
+
+def folder_for(cas: ContentAddressedStore) -> Path:
+    """Where the journals of builds into a store lie."""
+    return cas.journals or _own_folder() / _digest(configuration(cas))[:16]
 
 
 def _own_folder() -> Path:

@@ -14,6 +14,7 @@ import xarray as xr
 from hamt_bulk import InMemoryCAS, KuboCAS, convert
 from hamt_bulk.cas.ipfs.holds import HOLD_PREFIX
 from hamt_bulk.errors import InvalidInput
+from hamt_bulk.journal import give_up, unfinished
 from hamt_bulk.progress import BuildProgress
 from hamt_bulk.xarray import to_hamt
 from kubo.daemon import Daemon
@@ -219,3 +220,18 @@ def test_without_a_journal_nothing_is_held_after_a_failure(new_kubo: NewKubo) ->
         with pytest.raises(InvalidInput):
             to_hamt(Source().dataset, on(daemon), encoding={"b": {}})
     assert daemon.pins() == {}
+
+
+def test_a_build_that_is_given_up_is_let_go_of(
+    new_kubo: NewKubo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    daemon = new_kubo()
+    with dask.config.set(scheduler="synchronous"), pytest.raises(ValueError, match="enough"):
+        to_hamt(Source(FINISHED).dataset, on(daemon), journal=True)
+    [waiting] = unfinished(on(daemon))
+    assert (waiting.finished, waiting.total) == (FINISHED, COUNT // 100)
+    assert holds(daemon)
+    give_up(waiting.name, on(daemon))
+    assert daemon.pins() == {}
+    assert unfinished(on(daemon)) == []

@@ -202,7 +202,9 @@ def _check_build(build: Build) -> None:
 
 def _check_opening(opening: Opening) -> None:
     _expect(isinstance(opening.process, str), "a process")
-    _expect(all(isinstance(lease, str) for lease in opening.leases), "leases as text")
+    leases = opening.leases
+    _expect(isinstance(leases, (list, tuple)), "a list of leases")
+    _expect(all(isinstance(lease, str) for lease in leases), "leases as text")
     _expect(isinstance(opening.total, int) and isinstance(opening.units, str), "a number of units")
     for texts in (opening.versions, opening.sources):
         _expect(all(isinstance(text, str) for text in texts.values()), "versions and sources as text")

@@ -235,3 +235,13 @@ def test_a_build_that_is_given_up_is_let_go_of(
     give_up(waiting.name, on(daemon))
     assert daemon.pins() == {}
     assert unfinished(on(daemon)) == []
+
+
+def test_a_lease_that_is_none_lets_go_of_nothing(new_kubo: NewKubo, tmp_path: Path) -> None:
+    daemon = new_kubo()
+    stopped(daemon, tmp_path / "journal")
+    before = daemon.pins()
+    other = on(daemon).begin()
+    other.take_over(["", "2", "hold", "a 2026-01-01 "], [])
+    other.abandon()
+    assert daemon.pins() == before

@@ -8,6 +8,7 @@ crash left behind can be told by its name.
     hamt_bulk hold HOST DATE TOKEN        the file's pin; its bytes are the CID of a list
 """
 
+import re
 import secrets
 import socket
 import time
@@ -21,6 +22,8 @@ from hamt_bulk.cas.ipfs.rpc import LONG_SECONDS, Rpc
 from hamt_bulk.errors import BlockNotFound, InvalidInput
 
 HOLD_PREFIX = "hamt_bulk hold "
+
+_TOKEN = re.compile(r"\S+ \d{4}-\d\d-\d\d [0-9a-f]{16}")
 
 
 @dataclass(slots=True)
@@ -52,8 +55,9 @@ class Hold:
         return cls(token, hasher, for_ever)
 
     def take_over(self, tokens: Sequence[str]) -> None:
-        """What builds with these tokens held is this one's."""
-        self.others = tuple(dict.fromkeys([*self.others, *filter(None, tokens)]))
+        """What builds with these tokens held is this one's. Others are none of ours: pins are found by a part of their name."""
+        ours = (token for token in tokens if _TOKEN.fullmatch(token) and token != self.token)
+        self.others = tuple(dict.fromkeys([*self.others, *ours]))
 
     async def holds_others(self, rpc: Rpc) -> bool:
         """Whether this daemon still holds something for each of the others."""

@@ -74,7 +74,7 @@ async def _import(rpc: Rpc, held: Block, blocks: Mapping[bytes, bytes]) -> None:
     }
     if not stats or any(stats[0].get(name) != count for name, count in expected.items()):
         raise rpc.server.failure(
-            f"dag/import answered {stats or 'no Stats'}, expected {expected}: "
+            f"dag/import answered {str(stats or 'no Stats')[:300]}, expected {expected}: "
             "not all blocks arrived, or this Kubo is older than 0.15"
         )
     name = text(held.cid)

@@ -128,7 +128,9 @@ class Server:
 
     def failure(self, what: str) -> CASError:
         """The error that says what this server did, without secrets, and not at any length."""
-        return CASError(f"{self.address}: {printable(self.credentials.redacted(what))[:MAX_FAILURE_CHARACTERS]}")
+        return CASError(
+            f"{self.address}: {printable(self.credentials.redacted(what))[:MAX_FAILURE_CHARACTERS]}"
+        )
 
     def says(self, answer: Answer) -> str:
         """What an answer says of itself, in a few words and without secrets."""

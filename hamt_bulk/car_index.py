@@ -12,22 +12,31 @@ published text calls the byte length a count and leaves out the two i32 counts; 
 Source: https://github.com/ipld/go-car/tree/master/v2/index and https://ipld.io/specs/transport/car/carv2/
 """
 
+import os
 import struct
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hamt_bulk.block import MAX_CID_BYTES, Data, parse, read_varint, varint
+from hamt_bulk.block import BLAKE3, MAX_CID_BYTES, SHA2_256, Data, parse, read_varint, varint
 from hamt_bulk.car import Section
 from hamt_bulk.errors import InvalidInput
 from hamt_bulk.ragged import row_order, row_words
 
 INDEX_CODEC = 0x0401
 """multihash-index-sorted."""
+
+MAX_INDEX_SHARE = 8
+"""An index has fewer than so many bytes for each of its payload: even a section without a block has more than an entry."""
+
+MAX_KINDS = 1024
+"""So many hash codes and widths an index may have, which has columns for each. The table of multihashes has some 500."""
+
+_VERIFIED = {(code, 32) for code in (BLAKE3, SHA2_256)}
 
 _CODE = struct.Struct("<Qi")
 _WIDTH = struct.Struct("<IQ")
@@ -50,7 +59,8 @@ def index_sections(sections: Iterable[Section]) -> Index:
     """
     The index of `sections`, in their order.
 
-    As in go-car's, identity CIDs are left out, since they hold their blocks themselves.
+    As in go-car's, identity CIDs are left out, since they hold their blocks themselves. So are, beyond `MAX_KINDS`, kinds
+    of digests that no block here is verified with.
     """
     digests: dict[tuple[int, int], bytearray] = {}
     offsets: dict[tuple[int, int], array[int]] = {}
@@ -59,6 +69,8 @@ def index_sections(sections: Iterable[Section]) -> Index:
         if parts.hash_code != 0:
             key = parts.hash_code, len(parts.digest)
             if key not in offsets:
+                if len(offsets) >= MAX_KINDS and key not in _VERIFIED:
+                    continue
                 digests[key], offsets[key] = bytearray(), array("Q")
             digests[key] += parts.digest
             offsets[key].append(section.offset)
@@ -89,6 +101,19 @@ def encode_index(index: Index) -> bytes:
     return b"".join(parts)
 
 
+def read_index(file: BinaryIO, at: int, data_size: int) -> bytes:
+    """
+    What follows byte `at` of a file, where the index of a payload of `data_size` bytes is.
+
+    Raises `InvalidInput` for more than can be one: a file with a hole is longer than any memory.
+    """
+    size = os.fstat(file.fileno()).st_size - at
+    if size > MAX_INDEX_SHARE * (data_size + MAX_CID_BYTES):
+        raise InvalidInput(f"CAR index: {size} bytes, more than a payload of {data_size} can have")
+    file.seek(at)
+    return file.read()
+
+
 def decode_index(data: Data, data_size: int | None = None) -> Index:
     """
     The index in `data`, to its last byte; its columns are in digest order.
@@ -110,6 +135,8 @@ def decode_index(data: Data, data_size: int | None = None) -> Index:
                         f"{length} bytes of entries of {width}, expected whole ones of 8 to "
                         f"{8 + MAX_CID_BYTES} bytes in the {len(data) - at} that are left"
                     )
+                if len(index) >= MAX_KINDS:
+                    raise ValueError(f"digests of more than {MAX_KINDS} kinds")
                 if (code, width - 8) in index:
                     raise ValueError(f"hash code {code:#x} with digests of {width - 8} bytes twice")
                 entries = np.frombuffer(data, np.uint8, length, at).reshape(-1, width)

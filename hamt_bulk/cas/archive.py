@@ -1,5 +1,6 @@
 """One CAR file, read at random."""
 
+import errno
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from hamt_bulk.car import (
     read_header,
     scan,
 )
-from hamt_bulk.car_index import Index, decode_index, index_sections
+from hamt_bulk.car_index import Index, decode_index, index_sections, read_index
 from hamt_bulk.cas.files import failure, outside
 from hamt_bulk.cas.packremoval import Stamp, stamp
 from hamt_bulk.errors import BlockMismatch, CASError, InvalidInput
@@ -59,10 +60,12 @@ class Archive:
                 return None, {}
             if header.index_offset is not None:
                 try:
-                    file.seek(header.index_offset)
-                    return header, decode_index(file.read(), header.data_size)
-                except InvalidInput as error:
-                    self.damage = str(error)
+                    data = read_index(file, header.index_offset, header.data_size)
+                    return header, decode_index(data, header.data_size)
+                except (InvalidInput, OSError) as error:
+                    if isinstance(error, OSError) and error.errno != errno.EIO:
+                        raise
+                    self.damage = f"its index: {error}" if isinstance(error, OSError) else str(error)
                     # Which of the two is wrong does not show: read as far as either says.
                     size = max(header.data_size, header.index_offset - header.data_offset)
                     header = replace(header, data_size=size)

@@ -46,6 +46,11 @@ def failure(doing: str, path: Path, error: OSError) -> CASError:
     return CASError(f"{doing} {path}: {_ADVICE.get(error.errno or 0, error.strerror or str(error))}")
 
 
+def is_unreadable(error: CASError) -> bool:
+    """Whether the disk does not give some bytes of a file, of which others may be there."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO
+
+
 def absolute(path: str | os.PathLike[str]) -> Path:
     """The path as callers gave it, made absolute. Raises `InvalidInput` for what is none."""
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None

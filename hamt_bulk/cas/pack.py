@@ -30,8 +30,11 @@ IMPLICIT_PACK_BYTES = 64 << 20
 LOOKS = 10
 """How often a block is looked for while other processes add packs and merge them."""
 
+ASIDE = "damaged"
+"""The folder in which damaged packs are kept aside. Nothing in it is read."""
+
 _UNCLEAR = -1  # copies that disagree on how long a block is
-_OURS = {"format", "packs", "index", "journals", "tmp", "damaged", "lost+found"}
+_OURS = {"format", "packs", "index", "journals", "tmp", ASIDE, "lost+found"}
 
 
 class PackCAS(LocalCAS):
@@ -133,6 +136,12 @@ class PackCAS(LocalCAS):
                 "Restore them from a copy"
             )
         count = len(self._index.archives)
+        aside = len(list((self.path / ASIDE).glob("*.car")))
+        if aside:
+            return BlockNotFound(
+                f"{what}: its {count} packs do not hold it. {aside} in its folder {ASIDE!r} were damaged and put aside, "
+                "and may have held it: copy it from another store"
+            )
         return BlockNotFound(f"{what}: its {count} packs do not hold it; was it built in another store?")
 
     def has_blocks(self, cids: Sequence[bytes]) -> list[bool]:

@@ -2,7 +2,7 @@
 The packs of a folder as one searchable whole.
 
 What the packs' own indexes say is kept as two `Locations`: those of a multi-pack index file, mapped
-into memory, and those of packs that came after it. So a search is two steps, however many packs there
+into memory where it is large, and those of packs that came after it. So a search is two steps, however many packs there
 are. The file may be lost or damaged at any time; it is made of the packs' indexes, and made again.
 
     file     = magic <u64 length> json {"packs": [name, …], "rows": n}      spaces up to a multiple of 8
@@ -18,6 +18,7 @@ from threading import RLock
 
 import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from hamt_bulk.cas.archive import Archive, Place
 from hamt_bulk.cas.files import make_folder, outside, write_durably
@@ -37,6 +38,10 @@ MAX_OFFSET = 1 << 63
 """No operating system reads from there."""
 
 _ROWS_AT_ONCE = 1 << 20
+_READ_BYTES = 1 << 22
+
+MAPPED_BYTES = 32 << 20
+"""Index files above it, 1.6 million blocks, are mapped into memory, which processes share; smaller ones are read."""
 
 LISTINGS = 20
 """How often the folder is listed again while others change it."""
@@ -96,7 +101,7 @@ class PackIndex:
             if first and self._uses_file:
                 self._map(listed)
             found = first
-            while True:
+            for _ in range(LISTINGS):
                 found |= self._forget(self._names - listed)
                 parts, vanished = self._new(listed)
                 if parts:
@@ -104,15 +109,18 @@ class PackIndex:
                     found = True
                 if not vanished:
                     break
-                listed = packs_in(
-                    self._folder
-                )  # merged by another process just now, so what took its place is there
+                # Merged by another process just now, so what took its place is there.
+                listed = packs_in(self._folder)
+            else:
+                # Not a network's stale listing, nor what is merged without end, tells that a block is nowhere.
+                self.unread |= vanished
             self.version += found
             return found
 
-    def _new(self, listed: set[str]) -> tuple[list[Locations], bool]:
-        """The rows of packs that are new or were restored, and whether one was gone when it was opened."""
-        parts, vanished = [], False
+    def _new(self, listed: set[str]) -> tuple[list[Locations], dict[str, CASError]]:
+        """The rows of packs that are new or were restored, and the packs that were gone when they were opened."""
+        parts: list[Locations] = []
+        vanished: dict[str, CASError] = {}
         for number, archive in enumerate(self.archives):
             if archive.damage is not None and archive.changed():
                 with suppress(CASError):
@@ -123,10 +131,8 @@ class PackIndex:
             try:
                 parts.append(self._rows(archive, len(self.archives)))
             except CASError as error:
-                if isinstance(error.__cause__, FileNotFoundError):
-                    vanished = True
-                else:
-                    self.unread[name] = error
+                gone = isinstance(error.__cause__, FileNotFoundError)
+                (vanished if gone else self.unread)[name] = error
                 continue
             self.archives.append(archive)
             self._names.add(name)
@@ -208,14 +214,15 @@ class PackIndex:
             old = set(final.parent.glob("*.mpi"))
             write_durably(temporary, final, parts)
             for path in old - {final}:
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError, IsADirectoryError, PermissionError):  # it does no harm
+                    path.unlink()
         self._mapped, self._fresh, self._fresh_packs = every, Locations.empty(), 0
 
     def _merge_packs(self) -> bool:
         """Merges small packs. True when there were enough of them."""
         sizes: dict[str, int] = {}
         for archive in self.archives:
-            with outside("cannot read", archive.path), suppress(FileNotFoundError):
+            with suppress(OSError):  # gone by now, or what cannot be looked at, which stays
                 if archive.damage is None:
                     sizes[_name(archive)] = archive.path.stat().st_size
         gone = {name for names in groups(sizes) for name in merge(self._folder, names)}
@@ -267,9 +274,17 @@ def _listed(folder: Path) -> set[str]:
         packs = folder / "packs" / kind
         with outside("cannot list", packs), suppress(FileNotFoundError), os.scandir(packs) as entries:
             listed.update(
-                f"{kind}/{entry.name}" for entry in entries if entry.name.endswith(".car") and entry.is_file()
+                f"{kind}/{entry.name}" for entry in entries if entry.name.endswith(".car") and _is_file(entry)
             )
     return listed
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or what cannot be told from one: to open it says why, and the others are read."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return True
 
 
 def rows_of(folder: Path, name: str) -> dict[int, int]:
@@ -309,15 +324,17 @@ def _encode(names: list[str], rows: Locations) -> list[bytes | memoryview]:
 
 def _read(path: Path) -> tuple[list[str], Locations]:
     """The names and rows of an index file. Raises `ValueError` and others when it is none."""
-    data = np.memmap(path, np.uint8, "r")
+    data, digest = _hashed(path)
     body, start = len(data) - DIGEST_BYTES, len(MAGIC) + 8
     if body < start or data[: len(MAGIC)].tobytes() != MAGIC:
         raise ValueError("no multi-pack index")
-    if blake3(data.data[:body]).digest() != data[body:].tobytes():
+    if digest != data[body:].tobytes():
         raise ValueError("damaged")
     at = start + int.from_bytes(data[len(MAGIC) : start].tobytes(), "little")
     head = from_json(data[start:at].tobytes())
     rows: int = head["rows"]
+    if not isinstance(head["packs"], list):
+        raise ValueError("its packs are no list")
     if at + rows * 20 != body or at % 8:
         raise ValueError(f"{body - at} bytes of columns, expected {rows} rows of 20")
     prefixes, offsets = data[at : at + 16 * rows].view(np.uint64).reshape(2, rows)
@@ -331,3 +348,21 @@ def _read(path: Path) -> tuple[list[str], Locations]:
         if (part[1:] < part[:-1]).any():
             raise ValueError("rows out of order")
     return head["packs"], locations
+
+
+def _hashed(path: Path) -> tuple[NDArray[np.uint8], bytes]:
+    """
+    The bytes of an index file, mapped where they are many, and the digest of what it should be the digest of.
+
+    They are read, not mapped, to be hashed: where a disk fails that raises, and a mapped page kills the process.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= MAPPED_BYTES:
+            data = np.frombuffer(file.read(), np.uint8)
+            return data, blake3(data.data[:-DIGEST_BYTES]).digest()
+        digest, left = blake3(), size - DIGEST_BYTES
+        while left and (piece := file.read(min(left, _READ_BYTES))):
+            digest.update(piece)
+            left -= len(piece)
+        return np.memmap(file, np.uint8, "r"), digest.digest()

@@ -12,7 +12,7 @@ from hamt_bulk.errors import HamtError
 from hamt_bulk.integrity.answers import REMEMBERED
 from hamt_bulk.integrity.report import StoredChunks
 from hamt_bulk.integrity.tally import Tally
-from hamt_bulk.keys import CHUNK, METADATA_NAMES
+from hamt_bulk.keys import METADATA_NAMES, array_of
 from hamt_bulk.nodes import Tree
 from hamt_bulk.roots.documents import Member
 from hamt_bulk.roots.hierarchy import Hierarchy
@@ -130,8 +130,7 @@ class Accounts:
             # As almost all keys: of an array that was seen before.
             start = key.find("/c/")
             if start < 0:
-                found = CHUNK.search(key)
-                start = 0 if found is None else found.start()
+                start = len(array_of(key) or "")
             path = key[:start]
             array = self._arrays.get(path)
             if array is not None and array.has(key[start + 1 :] if start else key):

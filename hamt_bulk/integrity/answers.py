@@ -10,11 +10,15 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from hamt_bulk.block import DAG_PB, Data, parse
 from hamt_bulk.cas import BlockCAS, ContentAddressedStore
+from hamt_bulk.cas.blocks import LocalCAS
 from hamt_bulk.cas.wrap import translated, verified
 from hamt_bulk.errors import CASError, HamtError, InvalidInput
 
 MAX_OUTAGES = 32
-"""After so many `CASError`s in a row it is the store that is out of reach, not its blocks."""
+"""
+After so many `CASError`s in a row it is the store that is out of reach, not its blocks; unless it is a local one, with
+nothing around it that tries again, and still gives what it gave before: then a disk fails in some places.
+"""
 
 REMEMBERED = 1 << 16
 """Nodes, values and blocks of values that are not read again when they come again: so many of the last ones."""
@@ -67,11 +71,14 @@ class Loader:
     def __init__(self, cas: ContentAddressedStore) -> None:
         self._cas = verified(cas)
         self._outages = 0
+        self._given: bytes | None = None
 
     def load(self, cids: Sequence[bytes]) -> Sequence[Answer]:
         """A block or an error for each CID. Raises `CASError` when the store is out of reach."""
         try:
-            return self._together(cids)
+            answers = self._together(cids)
+            self._given = cids[-1] if cids else self._given
+            return answers
         except HamtError:
             return [self._alone(cid) for cid in cids]
 
@@ -90,9 +97,23 @@ class Loader:
         except CASError as error:
             self._outages += 1
             if self._outages == MAX_OUTAGES:
-                raise
+                if not self._still_gives():
+                    raise
+                self._outages = 0
             return error
         except HamtError as error:
             answer = error
+        else:
+            self._given = cid
         self._outages = 0
         return answer
+
+    def _still_gives(self) -> bool:
+        """Whether the store is a local one, and gives the last block once more that it gave."""
+        if self._given is None or not isinstance(self._cas, LocalCAS):
+            return False
+        try:
+            self._together([self._given])
+        except HamtError:
+            return False
+        return True

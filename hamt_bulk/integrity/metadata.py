@@ -78,7 +78,7 @@ class Documents:
             elif name in NODE_NAMES:
                 self._look_above(folder, name, missing)
             if (copies := self._copies(key)) is not None:
-                self._compare(folder, name, copies)
+                self._compare(folder, name, copies, missing)
 
     def _copies(self, key: str) -> Document | None:
         """The consolidated metadata in a document."""
@@ -191,8 +191,12 @@ class Documents:
     def _is_of_format_3(self, folder: str) -> bool:
         return folder_start(folder) + "zarr.json" in self._values
 
-    def _compare(self, group: str, name: str, copies: Mapping[str, Any]) -> None:
-        """Whether the copies in a group's consolidated metadata are those of the documents below it."""
+    def _compare(self, group: str, name: str, copies: Mapping[str, Any], missing: set[str]) -> None:
+        """
+        Whether the copies in a group's consolidated metadata are those of the documents below it.
+
+        missing  documents that were said not to be there; to which it adds
+        """
         start, holder = folder_start(group), folder_start(group) + name
         named = {
             start + (path if name == ".zmetadata" else f"{path}/zarr.json"): copy
@@ -201,14 +205,15 @@ class Documents:
         for key, copy in named.items():
             document = self._values.get(key)
             if document is None:
-                if self._is_absent(key):
+                if key not in missing and self._is_absent(key):
+                    missing.add(key)
                     what = f"the consolidated metadata in {holder!r} names it, and there is no such document"
                     self._found.add("inconsistent", self._pointers[holder], key, what)
             elif not isinstance(document, _Lost) and (differ := _differences(name, copy, document)):
                 what = f"its copy in the consolidated metadata in {holder!r} differs: {differ}"
                 self._add("inconsistent", key, what)
         for key in self._keys_below(group, name):
-            if key not in named:
+            if key not in named and key not in self._faults:
                 what = f"the consolidated metadata in {holder!r} does not name it, so readers miss it"
                 self._add("inconsistent", key, what)
 

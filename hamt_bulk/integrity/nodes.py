@@ -131,10 +131,12 @@ class TreeWalk:
                 self._found.add("not canonical", node.cid, shown(node.path), "an empty child node")
             return None
         first = self._seen.get(node.cid)
-        if first is not None and not self._belongs(slots, node.path):
+        again = first is not None or self._tally.placed.had(node.cid)
+        if again and not self._belongs(slots, node.path):
             # What lies below both cannot belong to both, and following such links could take for ever.
             node.whole = False
-            what = f"the same node lies at {shown(first)}, and its keys cannot belong in both places"
+            where = "elsewhere too" if first is None else f"at {shown(first)}"
+            what = f"the same node lies {where}, and its keys cannot belong in both places"
             self._found.add("misplaced", node.cid, shown(node.path), what)
             return None
         remember(self._seen, node.cid, node.path)

@@ -9,6 +9,7 @@ from hamt_bulk.cas import Receipt
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, HamtError
 from hamt_bulk.integrity.least import Least
 from hamt_bulk.pointers import is_inline
+from hamt_bulk.wording import printable
 
 Kind: TypeAlias = Literal[
     "missing", "altered", "unreadable", "misplaced", "not canonical", "unaccounted", "inconsistent"
@@ -33,6 +34,9 @@ ADVICE["not canonical"] = ADVICE["misplaced"]
 
 SHOWN_ARRAYS = 20
 
+MAX_MESSAGE = 1000
+"""Characters of a message, which may quote what a document says."""
+
 NOTHING = Receipt()
 
 
@@ -51,7 +55,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.where!r}: {self.message} ({self.cid})"
+        return printable(f"{self.kind}: {self.where!r}: {self.message} ({self.cid})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class StoredChunks:
     def __str__(self) -> str:
         what = "shards" if self.sharded else "chunks"
         of = "" if self.total is None else f" of {self.total:,}"
-        return f"{self.path or '/'}: {self.stored:,}{of} {what} stored"
+        return f"{printable(self.path) or '/'}: {self.stored:,}{of} {what} stored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ class Findings:
     def add(self, kind: Kind, cid: bytes, where: str, message: str) -> None:
         """Counts a problem."""
         self.count += 1
-        self.least.add((where, kind, "" if is_inline(cid) else text(cid), message))
+        self.least.add((where, kind, "" if is_inline(cid) else text(cid), message[:MAX_MESSAGE]))
 
     @property
     def problems(self) -> tuple[Problem, ...]:

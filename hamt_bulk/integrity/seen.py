@@ -36,10 +36,16 @@ class Seen:
     def add(self, cid: bytes, fact: int = 0) -> None:
         """Notes a block."""
         names, facts = self._loose
-        names.append(int.from_bytes(cid[-8:], "little"))
+        names.append(_name(cid))
         facts.append(fact)
         if len(names) >= max(_LOOSE, len(self._names)):
             self._settle()
+
+    def had(self, cid: bytes) -> bool:
+        """Whether a block was noted, but for the last ones: 2^18 at most, or as many as there were before them."""
+        name = np.uint64(_name(cid))
+        at = int(self._names.searchsorted(name))
+        return at < len(self._names) and bool(self._names[at] == name)
 
     def _settle(self) -> None:
         if self._loose[0]:
@@ -77,6 +83,10 @@ class Seen:
     def __reduce__(self) -> tuple[Any, ...]:
         self._settle()
         return Seen, (self._names, self._facts)
+
+
+def _name(cid: bytes) -> int:
+    return int.from_bytes(cid[-8:], "little")
 
 
 def _distinct(names: Sequence[Words], facts: Sequence[Words]) -> tuple[Words, Words]:

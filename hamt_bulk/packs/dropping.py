@@ -19,7 +19,7 @@ from pathlib import Path
 from hamt_bulk.block import AnyCID, Block, text, to_bytes
 from hamt_bulk.car import read_header
 from hamt_bulk.cas import PackCAS
-from hamt_bulk.cas.files import outside
+from hamt_bulk.cas.files import is_unreadable, outside
 from hamt_bulk.cas.packindex import PackIndex
 from hamt_bulk.cas.packremoval import remove, stamp_of
 from hamt_bulk.errors import CASError, HamtError, InvalidInput
@@ -140,7 +140,9 @@ def _is_cut(path: Path) -> bool:
     except CASError as error:
         if is_gone(error):
             return False
-        raise
+        if not is_unreadable(error):
+            raise
+        return True
     return False
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hamt_bulk.car import HEADER_V2_BYTES, Section, header_v1, header_v2, read_header, scan
-from hamt_bulk.car_index import decode_index, encode_index
-from hamt_bulk.cas.files import outside
+from hamt_bulk.car_index import decode_index, encode_index, read_index
+from hamt_bulk.cas.files import is_unreadable, outside
 from hamt_bulk.cas.packremoval import home_of
-from hamt_bulk.errors import InvalidInput
+from hamt_bulk.errors import CASError, InvalidInput
 from hamt_bulk.packs.named import Named
 from hamt_bulk.packs.reading import FIRST_SECTION, is_ours
 from hamt_bulk.packs.summary import Summary
@@ -44,9 +44,14 @@ class Heads:
                 end = header.data_offset + header.data_size
                 file.seek(0)
                 first = file.read(FIRST_SECTION)
-                file.seek(end if header.index_offset is None else header.index_offset)
-                index = file.read() if header.version == 2 else b""
+                start = end if header.index_offset is None else header.index_offset
+                index = read_index(file, start, header.data_size) if header.version == 2 else b""
         except InvalidInput as error:
+            self.damage = str(error)
+            return
+        except CASError as error:
+            if not is_unreadable(error):
+                raise
             self.damage = str(error)
             return
         if is_ours(self.path):

@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hamt_bulk.cas import PackCAS
-from hamt_bulk.cas.files import outside
 from hamt_bulk.cas.packindex import PackIndex
 from hamt_bulk.cas.packmerge import groups
 from hamt_bulk.cas.packmerge import merge as merge_packs
@@ -46,7 +45,7 @@ def merge(path: str | os.PathLike[str] | PackCAS, *, progress: ProgressOption = 
     before = names_of(folder)
     sizes: dict[str, int] = {}
     for name in before:
-        with outside("cannot read", pack_path(folder, name)), suppress(FileNotFoundError):
+        with suppress(OSError):  # gone by now, or what cannot be looked at, which stays
             sizes[name] = pack_path(folder, name).stat().st_size
     gone: list[str] = []
     PackCAS(folder).writer().close()  # makes what is missing of the folder

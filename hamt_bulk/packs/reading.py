@@ -21,9 +21,9 @@ from hamt_bulk.car import (
     read_header,
 )
 from hamt_bulk.car_index import decode_index, encode_index
-from hamt_bulk.cas.files import outside
+from hamt_bulk.cas.files import is_unreadable, outside
 from hamt_bulk.cas.packremoval import home_of
-from hamt_bulk.errors import BlockMismatch, InvalidInput
+from hamt_bulk.errors import BlockMismatch, CASError, InvalidInput
 from hamt_bulk.packs.named import Name, Named
 from hamt_bulk.packs.summary import Piece, Summary, codec_of
 from hamt_bulk.packs.window import Window
@@ -104,6 +104,11 @@ class Reading:
                 header = read_header(file)
         except InvalidInput as error:
             self.faults.append(f"its header does not fit it: {error}")
+            return None
+        except CASError as error:
+            if not is_unreadable(error):
+                raise
+            self.faults.append(str(error))
             return None
         if not header.finished:
             self.faults.append("its writer died before it was finished, or its header is damaged")
@@ -283,7 +288,10 @@ class Reading:
         if self._window.read(0, FIRST_SECTION) != sound and not self.faults:
             self.faults.append("its header does not say where payload and index are")
         if summary.name != home_of(self.path).name:
-            self.faults.append("its name is not that of its blocks in their order: a codec was altered")
+            self.faults.append(
+                "its name is not that of its blocks in their order: a codec was altered, or it is another pack that "
+                "has taken this one's name, whose own blocks are lost"
+            )
 
 
 def is_ours(path: Path) -> bool:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from hamt_bulk.block import Block
 from hamt_bulk.cas import PackCAS
+from hamt_bulk.cas.pack import ASIDE
 from hamt_bulk.cas.packindex import PackIndex, rows_of
 from hamt_bulk.cas.packremoval import Stamp, home_of, is_leaving, put_back, remove, stamp_of
 from hamt_bulk.errors import CASError
 from hamt_bulk.packs.heads import damage_of
 from hamt_bulk.packs.reading import Reading, is_ours
-from hamt_bulk.packs.store import ASIDE, LESS, folder_of, is_gone, names_of, pack_path, place_aside
+from hamt_bulk.packs.store import LESS, folder_of, is_gone, names_of, pack_path, place_aside
 from hamt_bulk.progress import BuildProgress, ProgressOption, progress_of
 from hamt_bulk.wording import many
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from hamt_bulk.block import Data, verify
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.cas.files import outside, sync_folder
+from hamt_bulk.cas.pack import ASIDE
 from hamt_bulk.cas.packindex import PackIndex, packs_in
 from hamt_bulk.errors import CASError, HamtError, InvalidInput
-
-ASIDE = "damaged"
-"""The folder of a store in which damaged packs are kept aside. Nothing in it is read."""
 
 LESS = "blocks are lost: how many is not known"
 """What is said of a pack of which nothing tells how much is gone."""

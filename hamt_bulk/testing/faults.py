@@ -10,6 +10,7 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from hamt_bulk.cas.files import failure
 from hamt_bulk.errors import CASError, InvalidInput
@@ -21,15 +22,25 @@ SAVES = ("save", "flush", "writer", "writer.save_many", "writer.flush")
 """Calls that take bytes. `save_value` counts as `save`, and a writer's `save` as its `save_many`."""
 
 CALLS = (*LOADS, *SAVES, "has_many", "size_many", "has_blocks", "size_blocks")
-"""Calls that faults strike unless they say otherwise."""
+"""Calls that faults strike unless they say otherwise. `claim_many` counts as `has_many`."""
 
-OTHER_CALLS = ("begin", "secure", "finish", "abandon", "announce", "preflight", "retract")
-"""Calls of a build, which faults strike when they are named."""
+OTHER_CALLS = ("begin", "secure", "finish", "abandon", "announce", "preflight", "retract", "close")
+"""
+Calls of a build, and the end of a store, which may flush what waits: faults strike them when they are named.
+
+Whatever else a store has (`check_pin`, `journals`, a writer's `close`) no fault strikes.
+"""
+
+_EVERY = (*CALLS, *OTHER_CALLS)
+_FILLING = tuple(name for name in SAVES if name != "writer")
+_BLOCKS = ("save", "writer.save_many")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """A fault; the base of those that do something."""
+
+    _possible: ClassVar[tuple[str, ...]] = _EVERY
 
     on: str | tuple[str, ...] = CALLS
     nth: int | None = None
@@ -37,8 +48,13 @@ class Fault:
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.calls if name not in (*CALLS, *OTHER_CALLS)]:
-            raise InvalidInput(f"on={unknown[0]!r}: expected some of {', '.join((*CALLS, *OTHER_CALLS))}")
+        if unknown := [name for name in self.calls if name not in _EVERY]:
+            raise InvalidInput(f"on={unknown[0]!r}: expected some of {', '.join(_EVERY)}")
+        # With a fault that never comes every test passes.
+        if never := [name for name in self.calls if name not in self._possible]:
+            raise InvalidInput(f"on={never[0]!r}: {type(self).__name__} is of {', '.join(self._possible)}")
+        if not self.calls:
+            raise InvalidInput("on=(): name the calls that it strikes")
         if self.nth is not None and not (isinstance(self.nth, int) and self.nth >= 1):
             raise InvalidInput(f"nth={self.nth!r}: expected a number from 1")
         if self.rate is not None and not 0 <= self.rate <= 1:
@@ -110,6 +126,8 @@ class Alter(Fault):
     A store that verifies says so, with `BlockMismatch`; from others the altered bytes are given.
     """
 
+    _possible: ClassVar[tuple[str, ...]] = LOADS
+
     on: str | tuple[str, ...] = LOADS
 
 
@@ -117,15 +135,30 @@ class Alter(Fault):
 class Drop(Fault):
     """A block, or a value given to `save`, is taken, acknowledged and not kept: what it counts are these."""
 
-    on: str | tuple[str, ...] = ("save", "writer.save_many")
+    _possible: ClassVar[tuple[str, ...]] = _BLOCKS
+
+    on: str | tuple[str, ...] = _BLOCKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskFull(Fault):
-    """No space is left once `after_bytes` were taken: `CASError`, caused by the error of the system."""
+    """
+    No space is left once `after_bytes` were taken: `CASError`, caused by the error of the system.
 
-    on: str | tuple[str, ...] = SAVES
+    From then on all of its calls fail.
+    """
+
+    _possible: ClassVar[tuple[str, ...]] = _FILLING
+
+    on: str | tuple[str, ...] = _FILLING
     after_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        Fault.__post_init__(self)
+        if self.lasting or (self.nth, self.rate) != (None, None):
+            raise InvalidInput(
+                "DiskFull is of the calls after `after_bytes` were taken: leave nth, lasting, rate out"
+            )
 
     def raised(self, call: str, store: str) -> Exception:
         """The error, as a new object."""

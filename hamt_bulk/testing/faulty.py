@@ -190,6 +190,9 @@ class FaultyCAS(WrappingCAS):
     def retract(self, token: str) -> None:
         self._do("retract", lambda: self.inner.retract(token))
 
+    def close(self) -> None:
+        self._do("close", self.inner.close)
+
     def __reduce__(self) -> tuple[Any, ...]:
         again = partial(FaultyCAS, seed=self.seed, token=self._token)
         return again, (self.inner, *self.faults)

@@ -280,7 +280,12 @@ class Base:
 
 
 def opened(target: Target, root: bytes | None) -> tuple[Target, Base]:
-    """The base of a build, and its target with the base's layout, where the caller named none."""
+    """
+    The base of a build, and its target with the base's layout, where the caller named none.
+
+    The build begins: what lies below the base is kept until it has ended.
+    """
+    target.cas.started(root)
     try:
         return target, Base.of(target, root)
     except OtherLayout:

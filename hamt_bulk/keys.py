@@ -7,13 +7,34 @@ from hamt_bulk.errors import InvalidInput
 METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 """The last parts of keys that hold metadata, in both Zarr formats."""
 
-CHUNK = re.compile(r"(?:^|/)(?:c(?:/\d+)+|\d+(?:[./]\d+)*)$")
-"""The end of a chunk's key, in any of zarr's encodings."""
+# Of keys that are read backwards, from their ends: to try every place where a chunk's name may begin takes the square of
+# the length, and a key may be as long as a node.
+_DEFAULT = re.compile(r"(?:[0-9]++/)++c(?=/|\Z)")
+_NUMBERS = re.compile(r"[0-9]++(?:[./][0-9]++)*+")
 
 
 def is_metadata(key: str) -> bool:
     """Whether `key` names a metadata document rather than a chunk."""
     return key.rpartition("/")[2] in METADATA_NAMES
+
+
+def array_of(key: str) -> str | None:
+    """
+    The path of the array that has `key` for a chunk, by its form: it ends as `c/0/1`, `0.1` or `0/1` do. `None` for others.
+
+    Of several ends that have the form the longest counts.
+    """
+    backwards = key[::-1]
+    if (found := _DEFAULT.match(backwards)) is not None:
+        end = found.end()
+    elif (found := _NUMBERS.match(backwards)) is not None:
+        end = found.end()
+        if not backwards.startswith("/", end) and end < len(key):
+            # The first of them follow something else: those after a slash are left.
+            end = backwards.rfind("/", 0, end)
+    else:
+        return None
+    return None if end < 0 else key[: max(len(key) - end - 1, 0)]
 
 
 def folder_start(prefix: str) -> str:

@@ -17,7 +17,7 @@ from multiformats import CID
 
 from hamt_bulk.block import DAG_PB, RAW, parse, text
 from hamt_bulk.errors import InvalidInput
-from hamt_bulk.foreign import from_cbor
+from hamt_bulk.foreign import from_cbor, refuse_excess
 
 INLINE = b"\x00"
 """What the pointer of an inline value begins with."""
@@ -75,9 +75,10 @@ def is_inline(pointer: bytes) -> bool:
 def inline_value(pointer: bytes) -> IPLDKind:
     """The value that a pointer is. Raises `InvalidInput` when its bytes are no dag-cbor."""
     try:
+        refuse_excess(memoryview(pointer)[1:])
         return dag_cbor.decode(pointer[1:])
     except Exception as error:  # its errors share no base with ours, and a bad value may raise any
-        raise InvalidInput(f"an inline value is not dag-cbor: {error}") from error
+        raise InvalidInput(f"an inline value is not dag-cbor: {str(error)[:300]}") from error
 
 
 def inline_bytes(pointer: bytes) -> bytes:

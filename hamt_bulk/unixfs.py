@@ -32,9 +32,9 @@ MAX_LINKS = 174
 MAX_LEVELS = 8
 """Levels of nodes above the leaves. Eight of `MAX_LINKS` hold more than any file system does."""
 
-MAX_PIECES = 1 << 20
-"""Blocks that one `read` puts together. Nodes that link one child thousands of times, level upon level,
-stand for more pieces than memory holds; a terabyte in leaves of 1 MiB is fine."""
+MAX_PIECES = 1 << 19
+"""Blocks that one `read` puts together, at a hundred bytes each. Nodes that link one child thousands of times, level
+upon level, stand for more pieces than memory holds; half a terabyte in leaves of 1 MiB is fine."""
 
 MAX_REPEATED_BYTES = 2 << 30
 """What one `read` makes of blocks that it has already: a few of them, linked again and again, stand for more bytes

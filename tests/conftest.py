@@ -21,7 +21,9 @@ from hamt_bulk.cas import InMemoryCAS, LocalCAS, PackCAS
 
 # So that what fails in the contract of stores and in helpers says what was found.
 pytest.register_assert_rewrite("hamt_bulk.testing.contract", "hamt_bulk.testing.reading")
-pytest.register_assert_rewrite("ipldstore_made", "packs_made", "zarr3_made", "zarr_stores")
+pytest.register_assert_rewrite(
+    "checked", "cli_called", "diffed", "ipldstore_made", "packs_made", "zarr3_made", "zarr_stores"
+)
 
 # A shell that starts this in the background has it ignore Ctrl-C, and so would every program that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)

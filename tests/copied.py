@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from car_files import version_1
+from checked import put as put_node
 from test_cas_custom import DictCAS
-from test_integrity import crowded_hashfn
-from test_integrity import put as put_node
+from trees_made import crowded_hashfn
 
 from hamt_bulk import CarCAS, InMemoryCAS, PackCAS, build, unixfs
 from hamt_bulk.block import RAW, Block, identify, parse, to_bytes, to_cid

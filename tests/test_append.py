@@ -1,5 +1,7 @@
 """`to_hamt` with a base, against `to_zarr` on the same store again and against building the result at once."""
 
+from collections.abc import Iterator
+
 import dask
 import numpy as np
 import pandas as pd
@@ -7,7 +9,7 @@ import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
 from stored import assert_same, in_store, in_tree
-from test_nodes import CountingCAS
+from trees_made import CountingCAS
 from zarr.storage import MemoryStore
 
 from hamt_bulk import InMemoryCAS, PackCAS, build
@@ -128,10 +130,16 @@ def test_the_result_is_that_of_to_zarr(name, scheduler):
     assert root == build(expected, InMemoryCAS())
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield cluster
+
+
 @pytest.mark.parametrize("name", ["starting inside a chunk", "region inside chunks", "a group replaced"])
-def test_on_a_cluster(name, tmp_path):
+def test_on_a_cluster(name, tmp_path, cluster):
     cas = PackCAS(tmp_path)
-    with LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
+    with Client(cluster):
         root = by_to_hamt(STEPS[name], cas)
     assert root == by_to_hamt(STEPS[name], InMemoryCAS())
 

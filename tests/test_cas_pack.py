@@ -239,7 +239,7 @@ def test_a_large_writer_starts_another_pack(store: Path, monkeypatch: pytest.Mon
 
 
 async def test_saves_become_packs_by_themselves(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "IMPLICIT_PACK_BYTES", 10_000)
+    monkeypatch.setattr(packfile, "IMPLICIT_PACK_BYTES", 10_000)
     cas = PackCAS(store)
     values = [bytes([i]) * 3000 for i in range(20)]
     cids = [await cas.save(value, "raw") for value in values]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from test_cli import call, failed, told
+from cli_called import call, failed, told
 
 from hamt_bulk import PackCAS, build, copy
 from hamt_bulk.block import identify, text, to_bytes

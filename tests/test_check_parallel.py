@@ -10,10 +10,11 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from checked import put
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_integrity import crowded_hashfn, put
+from trees_made import crowded_hashfn
 
 from hamt_bulk import InMemoryCAS, PackCAS, build, check
 from hamt_bulk.block import identify, to_bytes

@@ -11,7 +11,7 @@ from copied import Kept, Shuffling, Small, blocks_of
 from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_integrity import crowded_hashfn
+from trees_made import crowded_hashfn
 
 from hamt_bulk import CarCAS, GatewayCAS, InMemoryCAS, PackCAS, build, check, copy
 from hamt_bulk.block import DAG_PB, identify, parse, text, to_bytes

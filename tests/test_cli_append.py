@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 import xarray as xr
+from cli_called import LOCAL, call, failed, root_in, told
 from test_append import days
-from test_cli import LOCAL, call, failed, root_in, told
 
 from hamt_bulk import PackCAS, build
 from hamt_bulk.xarray import to_hamt

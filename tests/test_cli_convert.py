@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
-from test_cli import call as call_cli
-from test_cli import failed, told
+from cli_called import call as call_cli
+from cli_called import failed, told
 
 from hamt_bulk import Encryption, HashMap, KeyFile, PackCAS, build, convert, open_root
 from hamt_bulk.block import text, to_bytes

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from cli_called import call, failed, root_in, told
 from copied import blocks_of
-from test_cli import call, failed, root_in, told
 
 from hamt_bulk import CarCAS, PackCAS, build, check
 from hamt_bulk.block import identify, text, to_bytes, to_cid

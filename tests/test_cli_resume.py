@@ -53,12 +53,17 @@ def batches(store: Path) -> int:
     return sum(bool(batch.blocks) for batch in noted)
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_ctrl_c_keeps_what_is_finished_and_the_same_call_goes_on(tmp_path, source, workers):
-    complete = ingest(source, tmp_path / "other", "--workers", "0")
+@pytest.fixture(scope="module")
+def root(source, tmp_path_factory) -> str:
+    """What a call that nobody interrupts prints."""
+    complete = ingest(source, tmp_path_factory.mktemp("complete"), "--workers", "0")
     root, errors = complete.communicate(timeout=120)
     assert root.startswith("bafyr4i"), errors
+    return root
 
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_ctrl_c_keeps_what_is_finished_and_the_same_call_goes_on(tmp_path, source, root, workers):
     store = tmp_path / "store"
     first = ingest(source, store, "--workers", workers, "--threads", "1")
     while not batches(store):

@@ -5,6 +5,7 @@ from pathlib import Path
 import libipld
 import pytest
 from car_files import version_1
+from checked import put as put_node
 from copied import (
     BLOCKS,
     ITEMS,
@@ -19,7 +20,6 @@ from copied import (
     reachable,
     tree_of,
 )
-from test_integrity import put as put_node
 
 from hamt_bulk import CarCAS, InMemoryCAS, PackCAS, build, copy, unixfs
 from hamt_bulk.block import DAG_PB, Block, identify, parse, text, to_bytes

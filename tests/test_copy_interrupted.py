@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from checked import put as put_node
 from copied import BLOCKS, ROOT, WHOLE, Kept, Shuffling, Small, assert_no_holes, blocks_of
-from test_integrity import put as put_node
 
 from hamt_bulk import InMemoryCAS, PackCAS, build, copy, unixfs
 from hamt_bulk.block import to_bytes

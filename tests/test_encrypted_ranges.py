@@ -5,7 +5,7 @@ from encrypted_stores import BOUND, EVERY, IDS, LARGE, stored, value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keys_hidden import KEY
-from test_nodes import CountingCAS
+from trees_made import CountingCAS
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.sync import sync
 from zarr_stores import SizingCAS, listed

@@ -7,7 +7,7 @@ from typing import Any
 import dag_cbor
 import pytest
 from multiformats import CID
-from test_nodes import CountingCAS, collect, crowded_hashfn
+from trees_made import CountingCAS, collect, crowded_hashfn
 
 from hamt_bulk import InMemoryCAS, blake3_hashfn, build, errors
 from hamt_bulk.block import identify, to_bytes, to_cid

@@ -9,7 +9,7 @@ from typing import Any
 
 import dag_cbor
 import pytest
-from test_nodes import collect, crowded_hashfn
+from trees_made import collect, crowded_hashfn
 
 from hamt_bulk import InMemoryCAS, PackCAS, blake3_hashfn, build, errors
 from hamt_bulk.block import DAG_CBOR, identify, text, to_bytes, to_cid

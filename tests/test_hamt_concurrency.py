@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from test_nodes import CountingCAS, collect, crowded_hashfn
+from trees_made import CountingCAS, collect, crowded_hashfn
 
 from hamt_bulk import InMemoryCAS, PackCAS, build, errors
 from hamt_bulk.block import to_bytes

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multiformats import CID
-from test_nodes import collect, crowded_hashfn
+from trees_made import collect, crowded_hashfn
 from uncanonical import left_by_py_hamt_3_3, subtree_sizes
 
 from hamt_bulk import InMemoryCAS, blake3_hashfn, build, errors

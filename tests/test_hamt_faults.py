@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from test_nodes import CountingCAS, PlainCAS, collect, crowded_hashfn
+from trees_made import CountingCAS, PlainCAS, collect, crowded_hashfn
 from watching import Faults, failing, interrupted
 
 from hamt_bulk import InMemoryCAS, PackCAS, build, draft, errors

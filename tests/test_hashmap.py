@@ -7,7 +7,7 @@ import dag_cbor
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from js_vectors import ROWS, entries_of
+from js_vectors import ROWS, pointers_of
 from multiformats import CID
 
 from hamt_bulk import HAMT, HashMap, Inline, InMemoryCAS, KeyHasher, build, check, delete, diff, open_root
@@ -18,7 +18,7 @@ from hamt_bulk.hashers import SHA2_256, sha2_256_hashfn
 from hamt_bulk.keys import key_text, plain_key
 from hamt_bulk.layout import HashMapNodes, OtherLayout
 from hamt_bulk.manifest import Manifest
-from hamt_bulk.pointers import inline_pointer, inline_value, is_inline
+from hamt_bulk.pointers import inline_value, is_inline
 from hamt_bulk.reads import drive
 from hamt_bulk.roots.diff import Change
 from hamt_bulk.tree import update
@@ -30,11 +30,6 @@ def shape_of(row) -> HashMap:
         # js records the hash that it is told, and places keys by sha2-256.
         hasher = KeyHasher("as js", row["hash_alg_code"], SHA2_256.hash)
     return HashMap(row["bit_width"], row["bucket_size"], hasher)
-
-
-def pointers_of(row):
-    for key, value in entries_of(row):
-        yield key, inline_pointer(value) if isinstance(value, bytes) else bytes(value)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["id"] for row in ROWS])

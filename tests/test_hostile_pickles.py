@@ -24,10 +24,12 @@ SOURCE = Path(hamt_bulk.__file__).parent
 ALLOWED = {
     "cli/demo.py": "no pickle: a package with data, by a name that stands there",
     "crypto/sources.py": "what fetches a key, within the pickle of an argument of a task",
+    "dask/failures.py": "an error of a reader, pickled a line before, to see whether it can travel",
     "dask/parcel.py": "an argument of a task, on its way from the client to a worker",
     "testing/contract.py": "a store of its author's own, pickled by the test itself",
     "testing/reading.py": "a store of its author's own, pickled by the test itself",
     "xarray/write.py": "the Zarr arrays that a task writes to, on their way from the client to a worker",
+    "zarr/carried.py": "a store with its key, within the pickle of an argument of a task",
 }
 """Where pickles are read, and why they are none of storage's."""
 

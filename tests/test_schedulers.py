@@ -52,7 +52,7 @@ def test_in_this_process(expected, scheduler, workers):
         assert to_hamt(dataset(), InMemoryCAS()) == expected
 
 
-@pytest.mark.parametrize("workers", [1, 5])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_in_processes(expected, workers, tmp_path):
     cas = PackCAS(tmp_path)
     with dask.config.set(scheduler="processes", num_workers=workers):
@@ -127,7 +127,7 @@ def test_processes_refuse_a_store_of_this_one_before_any_work():
         to_hamt(dataset(), InMemoryCAS())
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("workers", [1, 2, 3])
 def test_on_a_cluster(expected, tmp_path, workers):
     cas = PackCAS(tmp_path)
     cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")

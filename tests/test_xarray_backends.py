@@ -48,8 +48,11 @@ EXCEPTIONS = {
 }
 """By class, the tests of theirs that must fail, how, and why. All others must pass."""
 
-# zarr's, of a keyword that the tests use; xarray's own configuration lets it pass.
-pytestmark = pytest.mark.filterwarnings("ignore:Automatic shard shape inference is experimental")
+pytestmark = [
+    # zarr's, of a keyword that the tests use; xarray's own configuration lets it pass.
+    pytest.mark.filterwarnings("ignore:Automatic shard shape inference is experimental"),
+    pytest.mark.usefixtures("no_fsync"),
+]
 
 FIXTURES = (
     "create_test_datatree",

@@ -18,7 +18,7 @@ from dask.base import tokenize
 from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_nodes import CountingCAS, build, crowded_hashfn, save
+from trees_made import CountingCAS, build, crowded_hashfn, save
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.storage import MemoryStore

@@ -8,7 +8,7 @@ from weakref import ref
 import numpy as np
 import pytest
 from dask.base import tokenize
-from test_nodes import CountingCAS
+from trees_made import CountingCAS
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 from zarr_stores import SizingCAS, buffer, listed, new_hamt, new_store, reopened

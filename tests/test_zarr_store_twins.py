@@ -4,8 +4,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from stored import assert_same, in_store, in_tree
-from test_nodes import crowded_hashfn
 from test_zarr_read import keys
+from trees_made import crowded_hashfn
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 from zarr_stores import PROTOTYPE, buffer, listed, new_store, run_machine

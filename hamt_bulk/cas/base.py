@@ -9,6 +9,7 @@ stop at those two; `BlockCAS` is for stores that give single blocks.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
 from operator import index
@@ -58,6 +59,9 @@ class ContentAddressedStore(ABC):
 
     in_memory = False
     """Whether a block is there without waiting, so that nobody needs a thread for it."""
+
+    unseen_seconds: float = 0.0
+    """How long a block that another process has flushed may not be seen here yet."""
 
     @abstractmethod
     async def save(self, data: bytes, codec: CodecInput) -> CID:
@@ -128,6 +132,13 @@ class ContentAddressedStore(ABC):
     def begin(self) -> Self:
         """The store as one build has it, from the first block to `finish`: what it writes is kept meanwhile."""
         return self
+
+    def started(self, base: bytes | None) -> None:
+        """Called by the driver as a build begins to write: it may link all that lies below `base` until it has ended."""
+
+    def copying(self) -> AbstractContextManager[None]:
+        """Within it, what is written and claimed is kept, however long that takes."""
+        return nullcontext()
 
     def check_pin(self, name: str | None) -> None:
         """Raises `InvalidInput` for what cannot be the name of a pin."""

@@ -1,20 +1,23 @@
 """A folder of packs: the embedded default, and for a cluster on shared storage."""
 
 import atexit
+import copy
 import os
 import secrets
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from hamt_bulk.block import AnyCID, Block, Data, Hasher, text, verify
+from hamt_bulk.block import AnyCID, Data, Hasher, text, verify
+from hamt_bulk.cas import packbuilds
 from hamt_bulk.cas.archive import Archive, forget, load_sound
 from hamt_bulk.cas.base import several
 from hamt_bulk.cas.blocks import LocalCAS
 from hamt_bulk.cas.files import absolute, make_folder, outside, write_durably
-from hamt_bulk.cas.packfile import KINDS, PackWriter, temporary_name
+from hamt_bulk.cas.packfile import KINDS, PackWriter, SharedPackWriter, temporary_name
 from hamt_bulk.cas.packindex import PackIndex
 from hamt_bulk.cas.packremoval import is_leaving
 from hamt_bulk.cas.unflushed import flush_left, leave
@@ -23,9 +26,6 @@ from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInpu
 
 FORMAT = "hamt_bulk pack store 1\n"
 """What the file `format` of every such folder says."""
-
-IMPLICIT_PACK_BYTES = 64 << 20
-"""Blocks that were saved one by one are put into a pack when there are this many bytes of them."""
 
 LOOKS = 10
 """How often a block is looked for while other processes add packs and merge them."""
@@ -46,7 +46,7 @@ class PackCAS(LocalCAS):
         packs/values/NAME.car  everything else; NAME-leaving-RANDOM.car is being removed, and read as any other
         index/NAME.mpi         one index over many packs, made again when it is lost
         journals/              of builds that are not complete
-        tmp/                   what is being written; never read
+        tmp/                   what is being written, and which builds run; never read
         damaged/               packs that `hamt_bulk.packs.rebuild` has put aside; never read
 
     Any number of processes and hosts may write at the same time without locks: each writer makes packs
@@ -59,16 +59,20 @@ class PackCAS(LocalCAS):
     and `flush` refuse, so that nobody misses it, until `close`.
     """
 
+    unseen_seconds = 75.0
+    """NFS lists what other hosts have added after a minute, unless it is told otherwise (acdirmax)."""
+
     def __init__(self, path: str | os.PathLike[str], hasher: Hasher = "blake3") -> None:
         super().__init__(hasher)
         self.path = absolute(path)
+        self._build: Path | None = None
         self._begin()
         _living.add(self)
 
     def _begin(self) -> None:
         self._checked = self._created = False
         self._index = PackIndex(self.path)
-        self._implicit: _SharedWriter | None = None
+        self._implicit: SharedPackWriter | None = None
         self._lock = threading.Lock()
 
     def read_blocks(self, cids: Sequence[bytes]) -> list[Data]:
@@ -200,7 +204,7 @@ class PackCAS(LocalCAS):
         with self._lock:
             if self._implicit is None:
                 self._create()
-                self._implicit = _SharedWriter(self.path, self.hasher)
+                self._implicit = SharedPackWriter(self.path, self.hasher)
                 # What was saved and never flushed is not lost to a forgotten call.
                 self._finalizer = weakref.finalize(self, leave, self._implicit)
                 self._finalizer.atexit = False  # `_flush_all` has its turn then
@@ -210,9 +214,41 @@ class PackCAS(LocalCAS):
         flush_left()
         return self._implicit.flush() if self._implicit is not None else Receipt()
 
+    # A build.
+
+    def begin(self) -> Self:
+        self.flush()  # a build may link what was saved
+        build = copy.copy(self)
+        build._build, build._implicit, build._lock = None, None, threading.Lock()
+        _living.add(build)
+        return build
+
+    def started(self, base: bytes | None) -> None:
+        if self._build is None:
+            self._create()
+            self._build = packbuilds.begin(self.path, base)
+
     def finish(self) -> None:
         if self.path.exists():
             self._index.save()
+        self.abandon()
+
+    def abandon(self) -> None:
+        build, self._build = self._build, None
+        if build is not None:
+            packbuilds.end(build)
+
+    def leave(self) -> None:
+        self.abandon()  # the journal names what is to be kept
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        self._create()
+        build = packbuilds.begin(self.path, None)
+        try:
+            yield
+        finally:
+            packbuilds.end(build)
 
     @property
     def journals(self) -> Path:
@@ -302,13 +338,22 @@ class PackCAS(LocalCAS):
             forget(self.path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.hasher)
+        if self._build is None:
+            return type(self), (self.path, self.hasher)
+        return _of_build, (type(self), self.path, self.hasher, self._build)
 
     def __dask_tokenize__(self) -> tuple[str, str, str]:
         return (type(self).__qualname__, str(self.path), self.hasher)
 
     def __repr__(self) -> str:
         return f"PackCAS({str(self.path)!r}, {self.hasher!r})"
+
+
+def _of_build(kind: "type[PackCAS]", path: Path, hasher: Hasher, build: Path) -> PackCAS:
+    """As a worker of a build has the store: it may be the one that ends the build."""
+    cas = kind(path, hasher)
+    cas._build = build
+    return cas
 
 
 def _renew(archive: Archive) -> bool:
@@ -321,35 +366,6 @@ def _renew(archive: Archive) -> bool:
         archive.let_go()
         return False
     return True
-
-
-class _SharedWriter(Writer):
-    """The writer behind `save`: for all threads, and readable before it is flushed."""
-
-    def __init__(self, folder: Path, hasher: str) -> None:
-        super().__init__(hasher)
-        self._writer = PackWriter(folder, hasher)
-        self._flushed = Receipt()
-        self._lock = threading.Lock()
-
-    def save_many(self, blocks: Iterable[Block]) -> None:
-        with self._lock:
-            self._writer.save_many(blocks)
-            if self._writer.size > IMPLICIT_PACK_BYTES:
-                self._flushed += self._writer.flush()
-
-    def read(self, cid: bytes) -> bytes | None:
-        with self._lock:
-            return self._writer.read(cid)
-
-    def flush(self) -> Receipt:
-        with self._lock:
-            receipt, self._flushed = self._flushed + self._writer.flush(), Receipt()
-            return receipt
-
-    def close(self) -> None:
-        with self._lock:
-            self._writer.close()
 
 
 _living: "weakref.WeakSet[PackCAS]" = weakref.WeakSet()

@@ -12,6 +12,7 @@ is written twice has one name. Until the rename a pack does not exist, whatever 
 import os
 import secrets
 import socket
+import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,9 @@ from hamt_bulk.errors import CASError, InvalidInput, NotPortable
 _NODES = bytes([DAG_CBOR])
 KINDS = ("nodes", "values")
 """Folders of packs. Told apart by codec, so that a store need not know what a tree is."""
+
+IMPLICIT_PACK_BYTES = 64 << 20
+"""Blocks that were saved one by one are put into a pack when there are this many bytes of them."""
 
 BUFFER_BYTES = 1 << 22
 """Small blocks are collected up to this many bytes before they are written."""
@@ -227,3 +231,32 @@ class PackWriter(Writer):
         while self._files:
             self._files.popitem()[1].drop()
         self._finished = Receipt()
+
+
+class SharedPackWriter(Writer):
+    """The writer behind `save`: for all threads, and readable before it is flushed."""
+
+    def __init__(self, folder: Path, hasher: str) -> None:
+        super().__init__(hasher)
+        self._writer = PackWriter(folder, hasher)
+        self._flushed = Receipt()
+        self._lock = threading.Lock()
+
+    def save_many(self, blocks: Iterable[Block]) -> None:
+        with self._lock:
+            self._writer.save_many(blocks)
+            if self._writer.size > IMPLICIT_PACK_BYTES:
+                self._flushed += self._writer.flush()
+
+    def read(self, cid: bytes) -> bytes | None:
+        with self._lock:
+            return self._writer.read(cid)
+
+    def flush(self) -> Receipt:
+        with self._lock:
+            receipt, self._flushed = self._flushed + self._writer.flush(), Receipt()
+            return receipt
+
+    def close(self) -> None:
+        with self._lock:
+            self._writer.close()

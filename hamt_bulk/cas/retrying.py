@@ -220,6 +220,9 @@ class RetryingCAS(WrappingCAS):
     def secure(self, root: bytes, name: str | None, base: bytes | None) -> None:
         retried(lambda: self.inner.secure(root, name, base), self.retries)
 
+    def started(self, base: bytes | None) -> None:
+        retried(lambda: self.inner.started(base), self.retries)
+
     def finish(self) -> None:
         retried(self.inner.finish, self.retries)
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,6 +46,7 @@ class WrappingCAS(ContentAddressedStore):
         self.hasher = inner.hasher
         self.verifies = inner.verifies
         self.loads_paths = inner.loads_paths
+        self.unseen_seconds = inner.unseen_seconds
 
     def _options(self) -> tuple[Any, ...]:
         """What the constructor takes after the store."""
@@ -91,6 +93,12 @@ class WrappingCAS(ContentAddressedStore):
     def begin(self) -> Self:
         inner = self.inner.begin()
         return self if inner is self.inner else self._around(inner)
+
+    def started(self, base: bytes | None) -> None:
+        self.inner.started(base)
+
+    def copying(self) -> AbstractContextManager[None]:
+        return self.inner.copying()
 
     def check_pin(self, name: str | None) -> None:
         self.inner.check_pin(name)

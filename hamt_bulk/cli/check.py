@@ -9,6 +9,7 @@ from hamt_bulk.cli.cluster import running_on
 from hamt_bulk.cli.console import CasOption, RootArgument, command, root_of, say, store, wrong
 from hamt_bulk.cli.encryption import EncryptionOption, encryption_of
 from hamt_bulk.errors import InvalidInput
+from hamt_bulk.wording import printable_lines
 
 
 def add_to(app: typer.Typer) -> None:
@@ -75,6 +76,6 @@ def check(
             encryption=encryption_of(encryption),
             repair_from=other,
         )
-    print(report)
+    print(printable_lines(str(report)))
     if not report.ok:
         raise typer.Exit(1)

@@ -17,6 +17,7 @@ from hamt_bulk.errors import InvalidInput
 from hamt_bulk.roots import FieldChange, VariableChange, variable_changes
 from hamt_bulk.roots.diff import changes
 from hamt_bulk.roots.documents import CONSOLIDATED
+from hamt_bulk.wording import printable
 
 MARKS = {"added": "+", "removed": "-", "changed": "~"}
 
@@ -100,7 +101,7 @@ def _by_key(a: bytes, b: bytes, cas: ContentAddressedStore, long: bool, as_json:
     else:
         for key, old, new in found:
             cids = f"{_cid(old) or '-'} {_cid(new) or '-'} " if long else ""
-            sys.stdout.write(f"{MARKS[_status(old, new)]} {cids}{key}\n")
+            sys.stdout.write(f"{MARKS[_status(old, new)]} {cids}{printable(key)}\n")
     say(", ".join(f"{counts[status]:,} {status}" for status in MARKS) if found else "no key differs")
 
 
@@ -109,7 +110,7 @@ def _by_variable(a: bytes, b: bytes, cas: ContentAddressedStore, as_json: bool) 
     if as_json:
         _print_json(map(_plain, found))
     else:
-        sys.stdout.writelines(f"{shown(change)}\n" for change in found)
+        sys.stdout.writelines(f"{printable(shown(change))}\n" for change in found)
     if not found:
         say("no key differs")
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from hamt_bulk.block import to_bytes
 from hamt_bulk.cas import ContentAddressedStore, PackCAS, open_cas
 from hamt_bulk.errors import HamtError, InvalidInput
+from hamt_bulk.wording import printable_lines
 from hamt_bulk.wording import size_text as size_text
 
 P = ParamSpec("P")
@@ -57,7 +58,8 @@ RootArgument = Annotated[str, typer.Argument(metavar="ROOT", help="A root: its C
 def say(message: str = "", style: str | None = None) -> None:
     """A line for people, on stderr."""
     # A console of its own: an interrupted one would say its last line again.
-    Console(stderr=True, highlight=False).print(message, style=style, markup=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, emoji=False)
+    console.print(printable_lines(message), style=style, markup=False, soft_wrap=True)
 
 
 def store(url: str | None) -> ContentAddressedStore:
@@ -73,7 +75,7 @@ def store(url: str | None) -> ContentAddressedStore:
 def url_of(cas: ContentAddressedStore, url: str | None) -> str:
     """What opens the store from any folder. Credentials stay out of it."""
     path = getattr(cas, "path", None)
-    return re.sub(r"//[^/?@]*@", "//", str(url)) if path is None else os.fspath(path)
+    return re.sub(r"//[^/?#]*@", "//", str(url)) if path is None else os.fspath(path)
 
 
 def root_of(text: str) -> bytes:

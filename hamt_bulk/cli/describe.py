@@ -16,6 +16,7 @@ from hamt_bulk.crypto import Encryption
 from hamt_bulk.formats import Root, open_root
 from hamt_bulk.integrity import check
 from hamt_bulk.pointers import is_inline
+from hamt_bulk.wording import printable
 from hamt_bulk.zarr import is_metadata
 
 SIZES_AT_ONCE = 256
@@ -31,6 +32,7 @@ def described(root: bytes, cas: ContentAddressedStore, encryption: Encryption | 
     """The tree under a root, and the Zarr hierarchy in it, if there is one."""
     opened = open_root(root, cas, encryption=encryption)
     groups, arrays = _hierarchy(opened)
+    longest = max(map(len, arrays), default=0)
     chunks: Counter[str] = Counter()
     stored: Counter[str] = Counter()
     total = entries = 0
@@ -39,7 +41,7 @@ def described(root: bytes, cas: ContentAddressedStore, encryption: Encryption | 
         total += sum(sizes)
         entries += len(keys)
         for key, size in zip(keys, sizes, strict=True):
-            if (path := _array_of(key, arrays)) is not None:
+            if (path := _array_of(key, arrays, longest)) is not None:
                 chunks[path] += 1
                 stored[path] += size
     # The nodes were all there, or the walk above had ended.
@@ -84,16 +86,16 @@ def shown(description: Description) -> str:
         what = "shards of" if array["shards"] else "chunks of"
         rows.append(
             (
-                array["path"],
-                array["dtype"],
-                f"({shape})",
+                printable(array["path"]),
+                printable(array["dtype"]),
+                f"({printable(shape)})",
                 f"{what} {chunk}",
                 f"{array['chunks_stored']}/{array['chunks_expected']} stored",
                 f"{size_text(array['bytes'])} in {size_text(array['stored_bytes'])}",
             )
         )
     if len(description["groups"]) > 1:
-        lines += ["", "groups   " + ", ".join(group["path"] for group in description["groups"])]
+        lines += ["", "groups   " + ", ".join(printable(group["path"]) for group in description["groups"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += [""] if rows else []
     lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -127,9 +129,11 @@ def _hierarchy(root: Root) -> tuple[dict[str, Description], dict[str, Descriptio
 
 def _array(array: "zarr.Array[Any]") -> Description:
     dims = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    if not isinstance(dims, (list, tuple)) or len(dims) != array.ndim:
+        dims = None
     pieces = array.shards or array.chunks
     return {
-        "dims": None if dims is None else list(map(str, dims)),  # type: ignore[arg-type]
+        "dims": None if dims is None else list(map(str, dims)),
         "shape": list(array.shape),
         "dtype": str(array.dtype),
         "chunks": list(array.chunks),
@@ -141,11 +145,11 @@ def _array(array: "zarr.Array[Any]") -> Description:
     }
 
 
-def _array_of(key: str, arrays: dict[str, Description]) -> str | None:
-    """The array that a chunk's key belongs to."""
+def _array_of(key: str, arrays: dict[str, Description], longest: int) -> str | None:
+    """The array that a chunk's key belongs to. `longest`: that of the paths in `arrays`."""
     if is_metadata(key):
         return None
-    path = key
+    path = key[: longest + 1]
     while path:
         path = path.rpartition("/")[0]
         if path in arrays:

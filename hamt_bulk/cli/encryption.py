@@ -47,7 +47,7 @@ def encryption_of(path: Path | None, option: str = "--encryption") -> "Encryptio
         return None
     try:
         fields = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         wrong(option, f"{path}: {error}")
     for name, value in fields.items():
         if name not in FIELDS:

@@ -17,6 +17,7 @@ from hamt_bulk.cli.console import CasOption, RootArgument, command, root_of, sto
 from hamt_bulk.cli.encryption import EncryptionOption, encryption_of
 from hamt_bulk.errors import KeyNotFound
 from hamt_bulk.pointers import is_inline
+from hamt_bulk.wording import printable
 
 T = TypeVar("T")
 
@@ -91,8 +92,8 @@ def cat(
 
 
 def _shown(key: str) -> str:
-    """A key for people: bytes that are no text as escapes."""
-    return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A key for people, on one line: bytes that are no text, and what is not seen, as escapes."""
+    return printable(key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def _dag_json(value: IPLDKind) -> bytes:

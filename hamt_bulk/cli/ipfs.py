@@ -7,6 +7,7 @@ import typer
 
 from hamt_bulk.block import text, to_bytes
 from hamt_bulk.cli.console import CasOption, RootArgument, command, root_of, say, store, wrong
+from hamt_bulk.wording import printable
 
 if TYPE_CHECKING:
     from hamt_bulk.cas.ipfs import KuboCAS
@@ -46,7 +47,7 @@ def pins(
     """List the roots that a Kubo daemon keeps, and their names."""
     found = asyncio.run(kubo(cas).pin_ls(name=name))
     for cid, kept in sorted(found.items(), key=lambda item: (item[1]["Name"], item[0])):
-        print(f"{cid}  {kept['Name']}".rstrip())
+        print(f"{cid}  {printable(kept['Name'])}".rstrip())
     say(f"{len(found)} pinned")
 
 

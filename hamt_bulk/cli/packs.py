@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from hamt_bulk.cli.console import command, root_of, say, wrong
+from hamt_bulk.wording import printable_lines
 
 CAUTIOUS_HOURS = 1
 """Below it people are told what a drop may cost."""
@@ -42,8 +43,8 @@ def packs(
         float | None,
         typer.Option(
             metavar="HOURS",
-            help="With --drop: leave younger packs alone. Default: 24. Longer than any build takes that has no "
-            "journal in the store; 0 only when nobody writes.",
+            help="With --drop: leave younger packs alone. Default: 24. Builds and copies that run are looked after "
+            "anyway; 0 only when nobody writes key by key.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -67,25 +68,30 @@ def packs(
     if older_than is not None and not 0 <= older_than < float("inf"):
         wrong("--older-than", f"{older_than}: expected 0 or more hours")
     if not (verify or index or drop or merge):
-        print(store.packs(path))
+        _print(store.packs(path))
         return
     lost = False
     if verify:
         verified = store.verify(path)
-        print(verified)
+        _print(verified)
         # What is whole, and only not found, is mended by --index.
         lost = verified.lost > 0 or verified.short > 0 or (verified.unreachable > 0 and not index)
     if index:
-        print(store.rebuild(path))
+        _print(store.rebuild(path))
     if drop:
         hours = store.OLDER_THAN_HOURS if older_than is None else older_than
         if hours < CAUTIOUS_HOURS:
             say(
-                f"--older-than {hours:g}: what builds have written that are running now, and is older, is dropped "
-                "unless a journal in the store names it"
+                f"--older-than {hours:g}: what is being written key by key now (HAMT, a Zarr store), and is older, is dropped "
+                "unless a --keep reaches it"
             )
-        print(store.drop(path, roots, older_than_hours=hours, dry_run=dry_run))
+        _print(store.drop(path, roots, older_than_hours=hours, dry_run=dry_run))
     if merge:
-        print(store.merge(path))
+        _print(store.merge(path))
     if lost:
         raise typer.Exit(1)
+
+
+def _print(done: object) -> None:
+    """What was done; files may have any name."""
+    print(printable_lines(str(done)))

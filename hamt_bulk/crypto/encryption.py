@@ -12,7 +12,7 @@ from hamt_bulk.crypto.names import HiddenNames
 from hamt_bulk.crypto.sources import Fetch, Source
 from hamt_bulk.crypto.subkeys import Subkeys, lengths_ahead
 from hamt_bulk.errors import HamtError, InvalidInput, NotAuthentic
-from hamt_bulk.keys import is_metadata
+from hamt_bulk.keys import array_of, is_metadata
 from hamt_bulk.manifest import encode_key
 
 EncryptionFormat: TypeAlias = Literal["bound", "py-hamt-3", "py-hamt-2"]
@@ -21,8 +21,8 @@ EncryptionFormat: TypeAlias = Literal["bound", "py-hamt-3", "py-hamt-2"]
 Transformer: TypeAlias = Callable[[str, bytes], bytes]
 """A key, and bytes in one form, to those in another."""
 
-_CHUNK = re.compile(r"(?:^|/)(?:c(?:[./]\d+)*|\d+(?:[./]\d+)*)$")
-"""The end of a chunk's key, that of an array without dimensions included."""
+_BACKWARDS = re.compile(r"(?:[0-9]++[./])*+c(?=/|\Z)")
+"""The end of a chunk's key that begins with a c, that of an array without dimensions included, read backwards."""
 
 
 class Encryption:
@@ -176,7 +176,7 @@ class Encryption:
             return True
         if not self.exclude_vars:
             return False
-        path = _array_of(key)
+        path = _path_of(key)
         return path is not None and not self.exclude_vars.isdisjoint((path, path.rpartition("/")[2]))
 
     def size(self, key: str, stored_size: int) -> int | None:
@@ -341,9 +341,9 @@ def _variable(name: object) -> str:
     return name.strip("/")
 
 
-def _array_of(key: str) -> str | None:
+def _path_of(key: str) -> str | None:
     """The path of the array or group whose document or chunk `key` is; `None` for something else."""
     if is_metadata(key):
         return key.rpartition("/")[0]
-    chunk = _CHUNK.search(key)
-    return None if chunk is None else key[: chunk.start()]
+    chunk = _BACKWARDS.match(key[::-1])
+    return array_of(key) if chunk is None else key[: max(len(key) - chunk.end() - 1, 0)]

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from distributed import Client
+from distributed import Client, rejoin, secede
 from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 
 from hamt_bulk.cas import ContentAddressedStore
+from hamt_bulk.dask.halt import is_task
 from hamt_bulk.dask.running import Running
 from hamt_bulk.dask.stage import Stage, Tick
-from hamt_bulk.dask.workers import preflight
+from hamt_bulk.dask.workers import preflight_async
 from hamt_bulk.errors import CASError
 
 log = logging.getLogger("hamt_bulk.dask")
@@ -26,6 +27,8 @@ class ClientRunner:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._running: Running | None = None
+        self._fit: list[tuple[ContentAddressedStore, set[str]]] = []
+        """What has to be reached from workers, and which of them do."""
 
     @property
     def workers(self) -> int:
@@ -35,13 +38,22 @@ class ClientRunner:
 
     def check(self, cas: ContentAddressedStore) -> None:
         """Raises before any work when a worker has other versions, or does not reach the store."""
+        self._client.sync(self.check_async, cas)
+
+    async def check_async(self, cas: ContentAddressedStore) -> None:
+        """As `check`, with an asynchronous Client."""
         with connected():
-            preflight(self._client, cas)
+            self._fit.append((cas, await preflight_async(self._client, cas)))
+
+    async def _check_newcomers(self) -> None:
+        """As `check`, of the workers that have come since: their blocks may be on another disk."""
+        for cas, fit in self._fit:
+            fit |= await preflight_async(self._client, cas, fit)
 
     def results(self, stage: Stage, tick: Tick) -> list[Any]:
         """The results of all windows, as they come. On an interrupt the tasks are cancelled."""
         try:
-            with connected():
+            with connected(), _giving_way():
                 results: list[Any] = self._client.sync(self.results_async, stage, tick)
                 return results
         finally:
@@ -54,12 +66,13 @@ class ClientRunner:
 
     async def results_async(self, stage: Stage, tick: Tick) -> list[Any]:
         """The results of all windows, as they come. When one fails the others are cancelled."""
-        self._running = running = Running(self._client, stage, tick)
+        self._running = running = Running(self._client, stage, tick, self._check_newcomers)
         try:
             with connected():
                 return await running.results()
         finally:
             self._running = None
+            running.close()
             if running.futures:
                 stage.halt()
                 try:
@@ -78,3 +91,21 @@ def connected() -> Iterator[None]:
             f"the connection to the Dask scheduler is gone ({error}): was it ended, or the Client closed? Call again with a "
             "Client that is connected"
         ) from error
+
+
+@contextmanager
+def _giving_way() -> Iterator[None]:
+    """Within it a task that waits for others leaves its thread to them: its worker may have no more."""
+    try:
+        if is_task():
+            secede()
+            stays = False
+        else:
+            stays = True
+    except KeyError:  # it has done so already
+        stays = True
+    try:
+        yield
+    finally:
+        if not stays:
+            rejoin()

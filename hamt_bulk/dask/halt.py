@@ -3,8 +3,8 @@
 from typing import Any
 from weakref import WeakValueDictionary
 
-from distributed import get_worker
-from distributed.threadpoolexecutor import thread_state
+# What `distributed.threadpoolexecutor` has of this name is another, and never says which task it is.
+from distributed.worker import get_worker, thread_state  # type: ignore[attr-defined]
 
 
 class Halted(Exception):
@@ -47,13 +47,17 @@ def halt_of(token: str) -> Halt:
     return _known.setdefault(token, Halt(token))
 
 
+def is_task() -> bool:
+    """Whether this is a task on a worker of a cluster."""
+    return getattr(thread_state, "key", None) is not None
+
+
 def _is_cancelled() -> bool:
     """Whether this is a task on a worker that the scheduler has taken back."""
-    key = getattr(thread_state, "key", None)
-    if key is None:
+    if not is_task():
         return False
     try:
-        task = get_worker().state.tasks.get(key)
+        task = get_worker().state.tasks.get(thread_state.key)
     except ValueError:
         return False
     return task is None or task.state == "cancelled"

@@ -14,10 +14,9 @@ import dask.threaded
 from distributed import Client, get_client
 
 from hamt_bulk.cas import ContentAddressedStore
-from hamt_bulk.dask.cluster import ClientRunner, connected
+from hamt_bulk.dask.cluster import ClientRunner
 from hamt_bulk.dask.local import LocalRunner
 from hamt_bulk.dask.stage import Stage, Stages, Tick, Window
-from hamt_bulk.dask.workers import preflight_async
 from hamt_bulk.errors import HamtError, InvalidInput
 from hamt_bulk.progress import BuildProgress, Progress
 
@@ -81,8 +80,7 @@ async def run_async(stages: Stages[T], client: Client, cas: ContentAddressedStor
 
     try:
         with progress:
-            with connected():
-                await preflight_async(client, cas)
+            await runner.check_async(cas)
             results: list[Any] | None = None
             while True:
                 stage = await advanced(results)

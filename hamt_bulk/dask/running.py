@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import dask
-from distributed import Client, Future, Variable, as_completed
+from distributed import Client, Future, Variable
 from distributed.scheduler import KilledWorker
 
 from hamt_bulk.dask.halt import Halted
@@ -31,6 +32,9 @@ MAX_GUILTY = 3
 LOOK_SECONDS = 30
 """How often workers are looked for while no task ends."""
 
+NEWCOMER_SECONDS = 2
+"""How often workers that have come since are looked for, and after each stage."""
+
 SPOT_SECONDS = 5
 """How long a task that died may have needed to note what it worked on."""
 
@@ -43,12 +47,17 @@ class Running:
     runs once more, alone, and notes what it works on: so the error can name the chunk.
     """
 
-    def __init__(self, client: Client, stage: Stage, tick: Tick) -> None:
+    def __init__(
+        self, client: Client, stage: Stage, tick: Tick, check_newcomers: Callable[[], Awaitable[None]]
+    ) -> None:
         self._client = client
+        self._check_newcomers = check_newcomers
+        self._checked = 0.0
         self._stage = stage
         self._tick = tick
         self.futures: dict[AnyFuture, int] = {}
-        self._done = self._completions()
+        self._done: asyncio.Queue[tuple[AnyFuture, Any]] = asyncio.Queue()
+        self._followed: set[asyncio.Task[None]] = set()
         self._windows: list[set[AnyFuture]] = []
         self._suspects: dict[Key, KilledWorker] = {}
         self._guilty: dict[str, KilledWorker] = {}
@@ -73,10 +82,14 @@ class Running:
                 if self._guilty:
                     raise self._died()
                 if not self._paused and not more:
+                    await self._check_newcomers()
                     return results
                 await self._go_on()
                 continue
             key, units, result = await self._next()
+            if (now := asyncio.get_running_loop().time()) > self._checked + NEWCOMER_SECONDS:
+                self._checked = now
+                await self._check_newcomers()
             if isinstance(result, BaseException):
                 raise CASError(
                     f"the cluster gave up {self._stage.describe(key)} ({result}): was its scheduler restarted, or the "
@@ -89,14 +102,33 @@ class Running:
                 results.append(result)
                 self._tick(units)
 
-    def _completions(self) -> Any:
-        return as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
+    def _follow(self, future: AnyFuture) -> None:
+        """Has the future in the queue when it has ended, with its result, or type, error and traceback."""
+        done = self._done
+
+        async def follow() -> None:
+            try:
+                result = await future._result(raiseit=False)
+            except Exception as error:
+                # The result was lost with its worker before it was here, and computing it again has failed. It is for
+                # this that `as_completed` will not do: it would wait for ever.
+                result = type(error), error, error.__traceback__
+            done.put_nowait((future, result))
+
+        task = asyncio.ensure_future(follow())
+        self._followed.add(task)
+        task.add_done_callback(self._followed.discard)
+
+    def close(self) -> None:
+        """Nobody waits for the tasks any more."""
+        for task in self._followed:
+            task.cancel()
 
     async def _pause(self) -> None:
         """Takes back the tasks that are on the cluster."""
         self._paused += [future.key for future in self.futures]
         futures, self.futures = list(self.futures), {}
-        self._windows, self._done = [], self._completions()
+        self._windows, self._done = [], asyncio.Queue()
         await self._client._cancel(futures, force=True)
 
     async def _go_on(self) -> None:
@@ -115,7 +147,7 @@ class Running:
         Its future is let go of: the scheduler would compute a result again that is lost with its worker.
         """
         while True:
-            waiting = asyncio.ensure_future(self._done.__anext__())
+            waiting = asyncio.ensure_future(self._done.get())
             try:
                 await asyncio.wait([waiting], timeout=LOOK_SECONDS)
             finally:
@@ -156,7 +188,8 @@ class Running:
             futures = self._client.get(window.graph, keys, sync=False)
         self.futures.update(zip(futures, window.results.values(), strict=True))
         self._windows.append(set(futures))
-        self._done.update(futures)
+        for future in futures:
+            self._follow(future)
 
     async def _failed(self, key: Key, error: BaseException, trace: Any) -> None:
         """What becomes of a task that failed. Raises where that ends the build."""

@@ -1,6 +1,7 @@
 """The stages of a build as windows of Dask tasks."""
 
 import math
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -19,6 +20,9 @@ from hamt_bulk.errors import NotPortable
 from hamt_bulk.layout import Slot
 from hamt_bulk.manifest import Manifest
 from hamt_bulk.pointers import is_inline
+
+LOOK_SECONDS = 1.0
+"""Between two looks for a value that has not been seen yet."""
 
 KEYS_PER_PART = 50_000
 """About how many edits a part of the index stage has: 0.1 s of work."""
@@ -73,13 +77,22 @@ class ValuesStage(Stage):
     def finished(self, key: Key, result: Manifest) -> None:
         """Raises `NotPortable` when the first value that comes is not in the store that the driver has."""
         if not self._arrived and (cid := next(filter(_is_saved, result.pointers), None)) is not None:
-            with translated(self._cas, [cid]):
-                [self._arrived] = self._cas.has_many([cid])
+            self._arrived = self._sees(cid)
             if not self._arrived:
                 raise NotPortable(
                     f"{text(cid)} was saved by a task and is not in {self._cas!r} here: its tasks work on a copy, such as a "
                     "dict that was pickled. A store for workers keeps its blocks outside of the object"
                 )
+
+    def _sees(self, cid: bytes) -> bool:
+        """Whether a value that a task has saved is there, or will be before long."""
+        deadline = time.monotonic() + self._cas.unseen_seconds
+        while True:
+            with translated(self._cas, [cid]):
+                [there] = self._cas.has_many([cid])
+            if there or time.monotonic() >= deadline:
+                return there
+            time.sleep(LOOK_SECONDS)
 
 
 def _is_saved(pointer: bytes) -> bool:

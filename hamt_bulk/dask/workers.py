@@ -1,6 +1,7 @@
 """What must hold on every worker before a build begins, and in every task of it."""
 
 import importlib.metadata
+from collections.abc import Container
 from functools import cache
 from typing import Any
 
@@ -42,25 +43,26 @@ def _compare(expected: dict[str, str], found: dict[str, str], where: str) -> Non
         raise VersionMismatch(f"{where} has {'; '.join(differ)}: {REMEDY}")
 
 
-def preflight(client: Client, cas: ContentAddressedStore) -> None:
-    """Raises what `preflight_async` does, for a synchronous Client."""
-    client.sync(preflight_async, client, cas)
-
-
-async def preflight_async(client: Client, cas: ContentAddressedStore) -> None:
+async def preflight_async(
+    client: Client, cas: ContentAddressedStore, known: Container[str] = frozenset()
+) -> set[str]:
     """
-    Raises before any work is done: `VersionMismatch` when a worker has other versions, `NotPortable` or
-    `CASError` when the store cannot be reached from one.
+    The workers that are fit for a build on `cas`: all that are there and not `known`.
+
+    Raises `VersionMismatch` when one has other versions, `NotPortable` or `CASError` when the store cannot be reached
+    from one.
     """
-    if any(not worker.startswith("inproc:") for worker in client.scheduler_info(n_workers=-1)["workers"]):
+    workers = [worker for worker in await _there(client) if worker not in known]
+    if not workers:
+        return set()  # an adaptive cluster with no worker yet: they are asked when they come
+    if any(not worker.startswith("inproc:") for worker in workers):
         cas.refuse_other_processes()
     token = cas.announce()
     try:
-        answers: dict[str, Any] = await client._run(_examine, cas, token, on_error="return")
+        answers: dict[str, Any] = await client._run(_examine, cas, token, workers=workers, on_error="return")
     finally:
         cas.retract(token)
-    if not answers:
-        return  # an adaptive cluster with no worker yet: each task checks for itself
+    fit = set()
     for worker, answer in answers.items():
         where = f"the worker {worker}"
         if isinstance(answer, HamtError):
@@ -72,8 +74,17 @@ async def preflight_async(client: Client, cas: ContentAddressedStore) -> None:
                 f"{where} cannot load this version of hamt_bulk ({answer}): {REMEDY}"
             ) from answer
         if isinstance(answer, BaseException):
+            if worker not in await _there(client):
+                continue  # it has left, or died, meanwhile
             raise CASError(f"{where} cannot use {cas!r}: {type(answer).__name__}: {answer}") from answer
         _compare(versions(), answer, where)
+        fit.add(worker)
+    return fit
+
+
+async def _there(client: Client) -> set[str]:
+    """The addresses of all workers."""
+    return set(await client.scheduler.ncores())  # type: ignore[union-attr]
 
 
 def _examine(cas: ContentAddressedStore, token: str) -> dict[str, str]:

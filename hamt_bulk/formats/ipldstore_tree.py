@@ -34,6 +34,9 @@ HAMT = "hamt"
 VALUE_CODECS = (RAW, DAG_PB)
 """What leaves link to: bytes in a block, or in a file of several."""
 
+MAX_KEY_SHARE = 16
+"""How many times as long as its block the keys of a root may be together: all that lies in a folder repeats its name."""
+
 
 class Hierarchy(NamedTuple):
     """What a root's block says: the pointers by key, and the CID of the HashMap that has the others."""
@@ -50,7 +53,11 @@ def parse_root(data: bytes) -> Hierarchy:
     link = root.get(HAMT)
     hamt = bytes(link) if isinstance(link, Link) and parse(link).codec == DAG_CBOR else None
     entries: dict[str, bytes] = {}
+    room = MAX_KEY_SHARE * len(data)
     for key, part in _parts("", root):
+        room -= len(key)
+        if room < 0:
+            raise ValueError(f"its keys are more than {MAX_KEY_SHARE} times as long as it is")
         if key == HAMT and hamt is not None:
             continue
         if key in entries:
@@ -166,13 +173,18 @@ def _link(key: str, given: bytes) -> Link:
 
 def _both(keys: Mapping[str, bytes]) -> str | None:
     """A key that is also a folder of others, if there is one."""
-    seen = set[str]()
-    for key in keys:
-        folder = key.rpartition("/")[0]
-        while "/" in key and folder not in seen:
-            seen.add(folder)
-            key, folder = folder, folder.rpartition("/")[0]
-    return next((key for key in keys if key in seen), None)
+    # To note the folders of a key, all of them, takes the square of its length. In this order what lies in one follows it.
+    above = ""
+    for key in sorted(keys, key=_slashes_first):
+        if key.startswith(f"{above}/") and above in keys:
+            return above
+        above = key
+    return None
+
+
+def _slashes_first(key: str) -> str:
+    """What sorts as the key would if no character were before a slash."""
+    return key.replace("\1", "\1\2").replace("\0", "\1\1").replace("/", "\0")
 
 
 def _other_than_json(whole: Any) -> Any:

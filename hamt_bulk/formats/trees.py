@@ -11,6 +11,7 @@ from multiformats import CID
 from hamt_bulk.block import text, to_cid
 from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.errors import HamtError, InvalidInput
+from hamt_bulk.foreign import refuse_excess
 from hamt_bulk.formats.root import Root
 from hamt_bulk.hashers import HashFn, blake3_hashfn
 from hamt_bulk.keys import key_text, plain_key
@@ -230,9 +231,10 @@ def from_value(data: bytes) -> IPLDKind:
             raise ValueError(f"a byte string of {length} bytes in {len(data) - at}")
         return data[at:]
     try:
+        refuse_excess(data)
         return dag_cbor.decode(data)
-    except Exception as error:  # its errors share no base with ours
-        raise ValueError(str(error)) from None
+    except Exception as error:  # its errors share no base with ours, and grow with each level
+        raise ValueError(str(error)[:300]) from None
 
 
 def cut_bytes(key: str, value: IPLDKind, start: int, stop: int | None, suffix: int | None) -> bytes:

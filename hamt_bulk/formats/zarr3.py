@@ -81,7 +81,7 @@ def _parsed(key: str, value: bytes) -> Document:
     if not isinstance(document, dict):
         raise InvalidInput(f"{key!r} is {str(document)[:40]!r}, expected a JSON object")
     if key.endswith((".zgroup", ".zmetadata")) and (fault := fault_of(key.rpartition("/")[2], document)):
-        raise InvalidInput(f"{key!r} is not valid metadata of Zarr: {fault}")
+        raise InvalidInput(f"{key!r} is not valid metadata of Zarr: {fault:.300}")
     return document
 
 
@@ -99,14 +99,14 @@ def _check(path: str, found: Mapping[str, Document], keys: Iterable[str]) -> Non
         if "zarr.json" in found and found["zarr.json"].get("node_type") != kind:
             raise InvalidInput(
                 f"{start + name!r} says that this is a Zarr v2 {kind}, and {start + 'zarr.json'!r} beside it that the "
-                f"node_type is {found['zarr.json'].get('node_type')!r}: delete the one that is wrong"
+                f"node_type is {found['zarr.json'].get('node_type')!r:.80}: delete the one that is wrong"
             )
     if "zarr.json" in found:
         there = found["zarr.json"].get("attributes")
         lost = found.get(".zattrs", {}).keys() - (there if isinstance(there, dict) else ()) - IN_OTHER_WORDS
         if lost:
             raise InvalidInput(
-                f"{start + '.zattrs'!r} has {min(lost)!r}, which {start + 'zarr.json'!r} beside it has not: delete the one that "
+                f"{start + '.zattrs'!r} has {min(lost)!r:.80}, which {start + 'zarr.json'!r} beside it has not: delete the one that "
                 "is wrong"
             )
     for name, owners in ((".zattrs", NODES), (".zmetadata", (".zgroup",))):
@@ -141,6 +141,6 @@ def _consolidated(groups: Iterable[str], documents: Mapping[str, bytes]) -> dict
             zarr.consolidate_metadata(MemoryStore(held), path=group or None, zarr_format=3)
         except Exception as error:  # zarr's share no base
             raise InvalidInput(
-                f"{folder_start(group) + '.zmetadata'!r} cannot become consolidated metadata of Zarr v3: {error}"
+                f"{folder_start(group) + '.zmetadata'!r} cannot become consolidated metadata of Zarr v3: {str(error)[:300]}"
             ) from error
     return {key: held[key].to_bytes() for key in keys}

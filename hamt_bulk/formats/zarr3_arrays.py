@@ -42,26 +42,26 @@ def array_of_format_3(key: str, zarray: Document, attributes: Document) -> bytes
 def _check(key: str, zarray: Document) -> None:
     """Raises `InvalidInput` for what is no description of an array, or has a codec that v3 does not."""
     if (fault := fault_of(".zarray", zarray)) is not None:
-        raise InvalidInput(f"{key!r} is not valid metadata of Zarr: {fault}")
+        raise InvalidInput(f"{key!r} is not valid metadata of Zarr: {fault:.300}")
     if any(length and not size for length, size in zip(zarray["shape"], zarray["chunks"], strict=True)):
         raise InvalidInput(
-            f"{key!r} is not valid metadata of Zarr: the shape of its chunks is {zarray['chunks']}"
+            f"{key!r} is not valid metadata of Zarr: the shape of its chunks is {zarray['chunks']!r:.300}"
         )
     if not isinstance(zarray["filters"], (list, type(None))):
         raise InvalidInput(
-            f"{key!r} is not valid metadata of Zarr: filters is {zarray['filters']!r}, expected a list"
+            f"{key!r} is not valid metadata of Zarr: filters is {zarray['filters']!r:.300}, expected a list"
         )
     for codec in stored_codecs(zarray):
         if not isinstance(codec, dict) or not isinstance(codec.get("id"), str):
-            raise InvalidInput(f"{key!r} has the codec {codec!r}, expected an object with an id")
+            raise InvalidInput(f"{key!r} has the codec {codec!r:.300}, expected an object with an id")
         if not is_known(codec["id"]):
             raise InvalidInput(
-                f"{key!r} is an array of {_described(zarray)}, and zarr {zarr.__version__} has no {codec['id']!r} for Zarr v3"
+                f"{key!r} is an array of {_described(zarray)}, and zarr {zarr.__version__} has no {codec['id']!r:.80} for Zarr v3"
             )
 
 
 def _refuse(what: str, error: Exception) -> NoReturn:
-    raise InvalidInput(f"{what}: {str(error) or type(error).__name__}") from error
+    raise InvalidInput(f"{what}: {str(error)[:300] or type(error).__name__}") from error
 
 
 def _created(array: Any, names: list[str] | None, attributes: Document) -> bytes:
@@ -101,7 +101,7 @@ def _kind(document: Document) -> str:
 
 def _described(zarray: Document) -> str:
     names = [repr(codec.get("id")) for codec in stored_codecs(zarray) if isinstance(codec, dict)]
-    return f"{zarray['dtype']!r} with {' and '.join(names) or 'no codec'}"
+    return f"{zarray['dtype']!r:.200} with {' and '.join(names) or 'no codec':.200}"
 
 
 # What xarray makes of it
@@ -141,10 +141,10 @@ def _for_xarray(what: str, array: Any, attributes: Document) -> Document:
             value = float("nan") if missing == "NaN" and data_type.kind == "f" else missing
             return {**kept, "_FillValue": FillValueCoder.encode(value, data_type)}
         except (TypeError, ValueError) as error:
-            _refuse(f"{what}, and its attribute _FillValue is {missing!r}", error)
+            _refuse(f"{what}, and its attribute _FillValue is {missing!r:.200}", error)
     if isinstance(missing, str) and kept.get("missing_value", missing) == missing:
         return {**kept, "missing_value": str(missing)}  # the other name for it, which strings may have
     raise InvalidInput(
-        f"{what}, in which xarray takes {missing!r} for a missing value, and in Zarr v3 it cannot: set fill_value to null, and "
+        f"{what}, in which xarray takes {missing!r:.200} for a missing value, and in Zarr v3 it cannot: set fill_value to null, and "
         "its attribute _FillValue to none"
     )

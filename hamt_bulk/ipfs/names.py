@@ -182,7 +182,7 @@ class KuboName:
         return there.sequence if there is not None and root_in(there.value) == root else None
 
     def _conflict(self, there: Record | None, wanted: bytes | None) -> Conflict:
-        found = "nothing, or an expired record" if there is None else there.value
+        found = "nothing, or an expired record" if there is None else repr(there.value)[:200]
         expected = "nothing" if wanted is None else f"/ipfs/{text(wanted)}"
         return Conflict(
             f"{self!r} has {found}, expected {expected}: merge with what is there and publish that, or publish "

@@ -18,6 +18,13 @@ from hamt_bulk.ipfs.remotepins import ALIVE, STATES, RemotePin, check, is_for, r
 PAGE = 1000
 """Requests in one answer, the most that the API knows."""
 
+MAX_ANSWER_BYTES = 8 << 20
+"""The longest answer that is read. A request has some hundred bytes, and JSON takes twenty times its length in memory."""
+
+MAX_PAGES = 1000
+MAX_LISTED_BYTES = 64 << 20
+"""Where a list ends, of which a service may have another page for ever: more than 100,000 requests."""
+
 _NOT_NOW = (429, 503)
 _PERHAPS = (500, 502, 504)
 
@@ -78,8 +85,10 @@ class PinningApi:
         asked |= {} if cid is None else {"cid": text(cid)}
         asked |= {} if name is None else {"name": name, "match": "exact"}
         found: dict[str, RemotePin] = {}
-        while True:
-            page, count = self._page_in(await self._ask("GET", f"/pins?{urlencode(asked)}"))
+        room = MAX_LISTED_BYTES
+        for _ in range(MAX_PAGES):
+            answer = await self._ask("GET", f"/pins?{urlencode(asked)}")
+            page, count = self._page_in(answer)
             known = len(found)
             found |= {pin.request_id: pin for pin in page}
             if not page or len(page) >= count:
@@ -89,12 +98,22 @@ class PinningApi:
                     f"gives the same {len(page)} of {count} requests again and again: ask for a name or a root"
                 )
             asked["before"] = page[-1].created
+            room -= len(answer.body)
+            if room < 0:
+                raise self._endless(found)
+        else:
+            raise self._endless(found)
         # A service may not know a filter, and `unpin` would remove what others want.
         return [
             pin
             for pin in found.values()
             if name in (None, pin.name) and (cid is None or is_for(pin, cid)) and pin.status in states
         ]
+
+    def _endless(self, found: Mapping[str, RemotePin]) -> CASError:
+        return self.server.failure(
+            f"has more requests than are listed, {len(found):,} came: ask for a name or a root"
+        )
 
     async def remove(self, request_id: str) -> None:
         """Removes a request, if it is there."""
@@ -121,10 +140,14 @@ class PinningApi:
     ) -> Answer:
         headers = {"Accept": "application/json"}
         if pin is None:
-            return await self.server.ask(method, path, headers=headers, retries=retries)
+            return await self.server.ask(
+                method, path, headers=headers, retries=retries, limit=MAX_ANSWER_BYTES
+            )
         headers["Content-Type"] = "application/json"
         body = [json.dumps(pin).encode()]
-        return await self.server.ask(method, path, headers=headers, body=body, retries=retries)
+        return await self.server.ask(
+            method, path, headers=headers, body=body, retries=retries, limit=MAX_ANSWER_BYTES
+        )
 
 
 def _path(request_id: str) -> str:

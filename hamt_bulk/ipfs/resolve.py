@@ -62,7 +62,7 @@ async def resolved(cas: IPFSReader, key: bytes) -> CID:
         seen = key_of(value)
     root = root_in(value)
     if root is None:
-        raise InvalidInput(f"{name_of(key)} points to {value}, expected a root, /ipfs/bafyr4i…")
+        raise InvalidInput(f"{name_of(key)} points to {value!r:.200}, expected a root, /ipfs/bafyr4i…")
     return to_cid(root)
 
 

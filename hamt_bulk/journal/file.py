@@ -1,5 +1,6 @@
 """A journal as a file: made, locked, gone on with, appended to, removed."""
 
+import errno
 import fcntl
 import os
 import secrets
@@ -17,6 +18,9 @@ from typing import Self
 from hamt_bulk.cas.files import make_folder, outside, place_durably, sync_folder, write_all, write_durably
 from hamt_bulk.errors import CASError, InvalidInput, JournalMismatch
 from hamt_bulk.journal.records import MAGIC, Batch, Build, Opening, Record, encode, read, start
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+"""What file systems answer that have no locks, or have them switched off."""
 
 SHOWN = 5
 """How many of the things that differ an error names."""
@@ -207,6 +211,14 @@ def _locked(path: Path, build: Build) -> int:
                 raise InvalidInput(
                     f"another call is writing {path} ({_writer(path)}): wait for it, or end it first"
                 ) from None
+            except OSError as error:
+                os.close(file)
+                if error.errno in _NO_LOCKS:
+                    raise CASError(
+                        f"cannot lock {path}: its file system has no locks ({error.strerror}), without which two calls "
+                        "might write one journal. Give the journal a path on another disk"
+                    ) from error
+                raise
             except BaseException:
                 os.close(file)
                 raise

@@ -166,12 +166,12 @@ class Resuming:
     ) -> None:
         self._is_over = True
         if self._journal is not None:
+            self._journal.close()  # first: another interrupt may come while it is read
             if error is not None:
                 error.add_note(
                     f"{self._noted():,} of {self._total:,} {self._units} are finished, and noted in "
                     f"{self._journal.path}: the same call goes on from there"
                 )
-            self._journal.close()
 
     def _noted(self) -> int:
         """How many Dask blocks the journal has. Read again: an interrupt may come between a record and its count."""
@@ -289,7 +289,7 @@ def _nothing_to_resume(path: Path, folder: Path | None, build: Build) -> Invalid
     if folder is None:
         return InvalidInput(f"there is nothing to resume: no journal at {path}. Leave out resume to begin")
     others = []
-    for other in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)[-20:]:
+    for other in sorted(folder.glob(f"*{SUFFIX}"), key=_changed)[-20:]:
         try:
             others.append((differences(contents_of(other).build, build), other))
         except (CASError, InvalidInput):
@@ -301,6 +301,14 @@ def _nothing_to_resume(path: Path, folder: Path | None, build: Build) -> Invalid
         f"there is nothing to resume: no journal in {folder} is that of this build. In the most similar, "
         f"{nearest.name}, other than in this one are: {', '.join(differ[:SHOWN])}. Leave out resume to begin"
     )
+
+
+def _changed(path: Path) -> float:
+    """When a file was written; of one whose build is complete meanwhile, long ago."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _tell_of_changes(earlier: Sequence[Opening], this: Opening) -> None:

@@ -11,6 +11,9 @@ from hamt_bulk.foreign import MAX_NESTING, from_cbor
 from hamt_bulk.pointers import INLINE, LINK_HEAD, is_inline
 from hamt_bulk.ragged import Ints
 
+MAX_HEADS = 1 << 23
+"""Items of a block, with all those within them: some ten seconds of reading. An ipldstore root of 64 MiB has half of that."""
+
 BYTES, TEXT, ARRAY, MAP, TAG = 0x40, 0x60, 0x80, 0xA0, 0xC0
 
 
@@ -56,7 +59,7 @@ def read_head(data: Data, at: int) -> tuple[int, int, int]:
 def end_of(data: Data, at: int) -> int:
     """Where the item at `at` ends. Raises `ValueError`; what is within it is not looked at closely."""
     left = [1]  # items that each open list or map, the innermost last, still has to come
-    while left:
+    for _ in range(MAX_HEADS):
         major, value, at = read_head(data, at)
         left[-1] -= 1
         if major in (BYTES, TEXT):
@@ -70,7 +73,9 @@ def end_of(data: Data, at: int) -> int:
                 raise ValueError(f"lists or maps nest deeper than {MAX_NESTING}")
         while left and not left[-1]:
             left.pop()
-    return at
+        if not left:
+            return at
+    raise ValueError(f"more than {MAX_HEADS:,} items")
 
 
 def links_of(data: Data) -> list[bytes]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from hamt_bulk.block import text
+from hamt_bulk.cas.packbuilds import SUFFIX
 from hamt_bulk.packs.marking import Marking
 from hamt_bulk.packs.planning import Contents
 from hamt_bulk.packs.temporary import Temporary
@@ -61,6 +62,7 @@ class Dropped:
     damaged    packs that were left alone since something in them is damaged
     young      packs that are younger than the limit, or became so meanwhile
     temporary  files of writers that died, and `temporary_bytes`: theirs
+    running    builds and copies that were under way, by HOST-PID-RANDOM
     """
 
     path: str
@@ -75,6 +77,7 @@ class Dropped:
     young: tuple[str, ...]
     temporary: tuple[str, ...]
     temporary_bytes: int
+    running: tuple[str, ...]
 
     @classmethod
     def of(
@@ -90,6 +93,7 @@ class Dropped:
         damaged: Sequence[Contents],
         young: Sequence[str],
         temporary: Sequence[Temporary],
+        running: Sequence[str],
     ) -> Self:
         return cls(
             str(folder),
@@ -104,6 +108,7 @@ class Dropped:
             tuple(young),
             tuple(file.name for file in temporary),
             sum(file.bytes for file in temporary),
+            tuple(name.removesuffix(SUFFIX) for name in running),
         )
 
     @property
@@ -141,7 +146,11 @@ class Dropped:
             packs = many(len(self.kept), "pack")
             yield f"{size_text(self.dead_bytes)} of dead blocks stay in {packs}, less than a quarter of each"
         if self.young:
-            yield f"{many(len(self.young), 'pack')} younger than the limit, left alone"
+            limit = "the limit, or than a build that runs" if self.running else "the limit"
+            yield f"{many(len(self.young), 'pack')} younger than {limit}, left alone"
+        if self.running:
+            names = ", ".join(self.running[:3]) + ("…" if self.running[3:] else "")
+            yield f"{many(len(self.running), 'build')} under way: {names}"
         for pack in self.damaged[:SHOWN]:
             yield f"{pack.name} is damaged and left alone ({pack.damage}): see --verify, and --index"
         if len(self.damaged) > SHOWN:

@@ -6,7 +6,7 @@ Letting go of the blocks that no root needs.
     3. act      a new pack is in place, durably, before the old one goes
 
 Nobody has to stop meanwhile. Readers that miss a pack look again, as after a merge. What writers write is younger than
-the limit, and so is a pack that one of them puts in the place of another of the same name: whether a file is still the
+the limit, or than the build that it belongs to (`cas.packbuilds`), and so is a pack that one of them puts in the place of another of the same name: whether a file is still the
 one that was planned for shows when it is removed (`cas.packremoval`), and if not it stays.
 """
 
@@ -30,11 +30,14 @@ from hamt_bulk.packs.dropped import Dropped
 from hamt_bulk.packs.marking import Marking
 from hamt_bulk.packs.planning import Contents, contents_of, live_blocks
 from hamt_bulk.packs.store import folder_of, is_gone, names_of, pack_path
-from hamt_bulk.packs.temporary import Temporary, is_left, now_of, temporary_files
+from hamt_bulk.packs.temporary import Temporary, is_left, now_of, running_builds, temporary_files
 from hamt_bulk.progress import BuildProgress, Progress, ProgressOption, progress_of
 
+MARGIN_SECONDS = 60.0
+"""A build counts as so much older than its file says."""
+
 OLDER_THAN_HOURS = 24.0
-"""Younger packs and files are not touched: a build that writes them may not have named its root yet."""
+"""Younger packs and files are not touched: somebody who writes them key by key may not have named a root yet."""
 
 
 def drop(
@@ -48,13 +51,14 @@ def drop(
     progress: ProgressOption = None,
 ) -> Dropped:
     """
-    What was dropped: blocks that no root in `keep` reaches, and no journal of the store names, nor the base
-    of its build.
+    What was dropped: blocks that no root in `keep` reaches, nor the base of a build that runs or has a journal in the store,
+    and that neither of them has written.
 
     keep              roots of trees, at least one: everything below them stays readable. What a value links to is
                       not, but for the blocks of UnixFS files: give values that are roots too
-    older_than_hours  younger packs, and younger files in `tmp/`, are not touched. A build that takes longer keeps what it
-                      has written by a journal in the store alone. 0 is for when nobody writes
+    older_than_hours  younger packs, and younger files in `tmp/`, are not touched. What builds and copies count on that run
+                      now stays whatever its age; not so what a `HAMT` or a Zarr store has written, and the root that it
+                      changes: 0 is for when nobody writes that way
     dry_run           says what would be done, and changes nothing
     hash_fn           what the trees were built with
     now               seconds since 1970; `None`: the clock's here or of the file system, whichever is behind. For that a
@@ -73,7 +77,8 @@ def drop(
     limit = _seconds(older_than_hours)
     moment = now_of(folder) if now is None else now
     with progress_of(progress) as show:
-        marking = _marked(folder, roots, hash_fn, show)
+        builds = running_builds(folder, moment)
+        marking = _marked(folder, roots, hash_fn, moment, show)
         # The files are looked at first: those of this very drop are none of them.
         left = [file for file in temporary_files(folder) if is_left(file, moment, limit)]
         work = _Drop(folder, marking.live, dry_run)
@@ -81,11 +86,13 @@ def drop(
         # All is decided before anything is changed: a pack that is written may take the place of another one.
         for number, name in enumerate(names):
             show(BuildProgress("drop", number, len(names)))
-            work.plan(name, moment - limit)
+            work.plan(
+                name, min([moment - limit, *(build.since - MARGIN_SECONDS for build in builds.values())])
+            )
         work.act()
         work.temporary(left)
         show(BuildProgress("drop", len(names), len(names)))
-    return work.report(roots, marking)
+    return work.report(roots, marking, list(builds))
 
 
 def _roots(keep: Iterable[AnyCID]) -> list[bytes]:
@@ -103,7 +110,13 @@ def _seconds(hours: float) -> float:
     return hours * 3600
 
 
-def _marked(folder: Path, roots: Sequence[bytes], hash_fn: HashFn, show: Progress) -> Marking:
+def _bases_of_builds(folder: Path, moment: float) -> dict[bytes, str]:
+    """The roots that running builds change, and the names of the builds' files."""
+    builds = running_builds(folder, moment)
+    return {build.base: name for name, build in builds.items() if build.base is not None}
+
+
+def _marked(folder: Path, roots: Sequence[bytes], hash_fn: HashFn, moment: float, show: Progress) -> Marking:
     cas = PackCAS(folder)
     if any(_is_cut(pack_path(folder, name)) for name in names_of(folder)):
         # An index file that was written before knows nothing of it.
@@ -113,6 +126,7 @@ def _marked(folder: Path, roots: Sequence[bytes], hash_fn: HashFn, show: Progres
         # A build that is completed meanwhile removes its journal; one that begins, or goes on, adds to it.
         named = Held(live_of_journals(cas.journals))
         bases = list(bases_of_journals(cas.journals))
+        changed = _bases_of_builds(folder, moment)
         for root in roots:
             marking.tree(root)
         for journal, base in dict.fromkeys([*bases, *bases_of_journals(cas.journals)]):
@@ -121,7 +135,15 @@ def _marked(folder: Path, roots: Sequence[bytes], hash_fn: HashFn, show: Progres
             except HamtError as error:
                 error.add_note(
                     f"it lies below {text(base)}, the base of the build whose journal is {journal}: to give that build up "
-                    "remove the journal"
+                    f"call hamt-bulk journals --give-up {journal.name[:12]}, or remove the journal"
+                )
+                raise
+        for base, name in {**_bases_of_builds(folder, moment), **changed}.items():
+            try:
+                marking.tree(base)
+            except HamtError as error:
+                error.add_note(
+                    f"it lies below {text(base)}, which a build changes that runs ({name}): end that first"
                 )
                 raise
         marking.finished(chain(named, live_of_journals(cas.journals)))
@@ -231,7 +253,7 @@ class _Drop:
                     os.unlink(path)
             self._files.append(file)
 
-    def report(self, roots: Sequence[bytes], marking: Marking) -> Dropped:
+    def report(self, roots: Sequence[bytes], marking: Marking, running: Sequence[str]) -> Dropped:
         return Dropped.of(
             self._folder,
             self._dry_run,
@@ -243,4 +265,5 @@ class _Drop:
             damaged=self._damaged,
             young=self._young,
             temporary=self._files,
+            running=running,
         )

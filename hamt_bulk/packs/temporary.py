@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from hamt_bulk.cas.files import failure, outside
+from hamt_bulk.cas.packbuilds import STALE_SECONDS, SUFFIX, Running, read
 from hamt_bulk.cas.packfile import temporary_name
 
 Writer: TypeAlias = Literal["running", "gone", "on another host", "unknown"]
@@ -23,7 +24,7 @@ on another host  nobody here can tell
 unknown          the file is not called as writers call theirs
 """
 
-_NAME = re.compile(r"(?P<host>.+)-(?P<process>\d+)-[0-9a-f]{16}")
+_NAME = re.compile(rf"(?P<host>.+)-(?P<process>\d+)-[0-9a-f]{{16}}(?:{re.escape(SUFFIX)})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class Temporary:
     written: float
     writer: Writer
 
+    @property
+    def is_build(self) -> bool:
+        """Whether it says that a build runs, or a copy."""
+        return self.name.endswith(SUFFIX)
+
 
 def temporary_files(folder: Path) -> Iterator[Temporary]:
     """What there is in `tmp/`, by name."""
@@ -52,7 +58,19 @@ def temporary_files(folder: Path) -> Iterator[Temporary]:
 
 def is_left(file: Temporary, now: float, older_than_seconds: float) -> bool:
     """Whether nobody will go on with a file: it is old enough, and its writer does not run here."""
-    return file.writer != "running" and now - file.written >= older_than_seconds
+    age = max(older_than_seconds, STALE_SECONDS) if file.is_build else older_than_seconds
+    return file.writer != "running" and now - file.written >= age
+
+
+def running_builds(folder: Path, now: float) -> dict[str, Running]:
+    """The builds and copies that may be under way in the store in `folder`, by the names of their files."""
+    found = {}
+    for file in temporary_files(folder):
+        if file.is_build and not is_left(file, now, STALE_SECONDS):
+            build = read(folder / "tmp" / file.name)
+            if build is not None:
+                found[file.name] = build
+    return found
 
 
 def now_of(folder: Path) -> float:

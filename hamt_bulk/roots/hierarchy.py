@@ -1,12 +1,9 @@
 """The Zarr hierarchy under a root, looked up by key."""
 
-import re
+from collections.abc import Iterator
 
 from hamt_bulk.nodes import Tree
 from hamt_bulk.roots.documents import Member, member_of
-
-CHUNK = re.compile("(?:c|[0-9]+)(?:/[0-9]+)*")
-"""The key of a chunk without the path of its array, unless Zarr was told to write dots instead of slashes."""
 
 
 class Hierarchy:
@@ -42,7 +39,18 @@ class Hierarchy:
         return self._tree.value(key)
 
 
-def _folders(key: str) -> list[str]:
-    """The folders that may be an array with `key` for a chunk: the outermost first, last the one it lies in."""
-    cuts = [-1, *(at for at, char in enumerate(key) if char == "/")]
-    return [key[: max(cut, 0)] for cut in cuts if cut == cuts[-1] or CHUNK.fullmatch(key, cut + 1)]
+def _folders(key: str) -> Iterator[str]:
+    """
+    The folders that may be an array with `key` for a chunk: the outermost first, last the one it lies in.
+
+    What is left of a key is the name of a chunk when it is numbers with slashes between them, after a c or none.
+    """
+    cuts, end = [key.rfind("/")], len(key)
+    while (part := key[cuts[-1] + 1 : end]).isascii() and part.isdecimal() and cuts[-1] >= 0:
+        end = cuts[-1]
+        before = key.rfind("/", 0, end)
+        part = key[before + 1 : end]
+        if part != "c" and not (part.isascii() and part.isdecimal()):
+            break
+        cuts.append(before)
+    return (key[: max(cut, 0)] for cut in reversed(cuts))

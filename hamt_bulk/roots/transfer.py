@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -138,15 +139,35 @@ class StoreTarget(Target):
     def __init__(self, cas: ContentAddressedStore, writer: Callable[[], Writer] | None = None) -> None:
         super().__init__(self._holds, writer or cas.writer)
         self._cas = cas
+        self._kept, self._is_kept = ExitStack(), False
 
     def __enter__(self) -> Self:
         # What was saved on the object counts as there, so it has to last before anything links to it.
         self._cas.flush()
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._kept:
+            super().__exit__(kind, error, traceback)
+
     def _holds(self, cids: Sequence[bytes]) -> list[bool]:
         with translated(self._cas, cids):
-            return self._cas.claim_many(cids)
+            claimed = self._cas.claim_many(cids)
+        if any(claimed):
+            self._keep()
+        return claimed
+
+    def _opened(self) -> Writer:
+        self._keep()
+        return super()._opened()
+
+    def _keep(self) -> None:
+        """From the first block on that somebody counts on."""
+        if not self._is_kept:
+            self._kept.enter_context(self._cas.copying())
+            self._is_kept = True
 
     def blocks_of_file(self, root: bytes) -> int | None:
         if not isinstance(self._cas, BlockCAS):

@@ -10,7 +10,7 @@ from hamt_bulk.block import Data
 from hamt_bulk.bulk import Target
 from hamt_bulk.crypto import Encryption
 from hamt_bulk.journal import Build
-from hamt_bulk.keys import CHUNK
+from hamt_bulk.keys import array_of
 from hamt_bulk.manifest import Manifest
 from hamt_bulk.xarray.plan import Source
 
@@ -82,7 +82,8 @@ def _values(saved: Iterable[tuple[str, bytes]], documents: Mapping[str, Data | N
     arrays: dict[str, list[bytes]] = defaultdict(list)
     for name, value in saved:
         if name not in documents:
-            arrays[CHUNK.sub("", name)] += (name.encode(), b"\0", value)
+            array = array_of(name)
+            arrays[name if array is None else array] += (name.encode(), b"\0", value)
     return {name: _digest(b"".join(parts)) for name, parts in arrays.items()}
 
 

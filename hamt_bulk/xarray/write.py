@@ -16,12 +16,14 @@ from hamt_bulk.bulk import Target
 from hamt_bulk.crypto import Encryption
 from hamt_bulk.crypto.edits import edit
 from hamt_bulk.dask.batches import DaskBlock, batches_of
+from hamt_bulk.dask.failures import noted
 from hamt_bulk.dask.graphs import BatchGraphs, Subgraph
-from hamt_bulk.dask.halt import Halt, halt_of
+from hamt_bulk.dask.halt import Halt, halt_of, is_task
 from hamt_bulk.dask.layers import Key
 from hamt_bulk.dask.parcel import Parcel, SealedParcel
 from hamt_bulk.dask.stage import Window
 from hamt_bulk.dask.stages import ValuesStage, fresh, task
+from hamt_bulk.errors import InvalidInput
 from hamt_bulk.manifest import Manifest
 from hamt_bulk.xarray.plan import Source, ZarrArray
 from hamt_bulk.zarr.recording import RecordingStore
@@ -69,20 +71,35 @@ def write_batch(
             halt.heed()
             if spot is not None:
                 Variable(spot).set(step.number)
+            failed: BaseException | None = None
             try:
                 block = next(blocks)
-                if block is None or np.size(block) == 0:
-                    continue
+                _refuse_other_shape(block, step.region)
                 # zarr encodes on its one loop thread and calls `set` there, which only records. Saving is for
                 # this thread: a store that blocked in `set` would stop every other task of the process.
                 targets[step.array][step.region] = block
-            except Exception as error:
-                error.add_note(f"in {_where(targets[step.array], step.region)}")
+            except KeyboardInterrupt:
                 raise
+            except BaseException as error:
+                where = f"in {_where(targets[step.array], step.region)}"
+                failed = noted(error, where, travels=isinstance(work, SealedParcel) or is_task())
+            if failed is not None:
+                raise failed
             for key, value in store.take_chunks():
                 edits.append(edit(encryption, key, value, writer.save))
         writer.flush()
     return Manifest.of(edits, target.hash_fn)
+
+
+def _refuse_other_shape(block: Any, region: tuple[slice, ...]) -> None:
+    """Zarr would repeat what is too small, cut off what is too large, and leave out what is nothing."""
+    expected = tuple(part.stop - part.start for part in region)
+    if block is None or np.shape(block) != expected:
+        found = "None" if block is None else f"{type(block).__name__} of shape {np.shape(block)}"
+        raise InvalidInput(
+            f"a Dask block is {found}, and its array says that it has the shape {expected}: let what computes it give what "
+            "the array's chunks say"
+        )
 
 
 class WriteStage(ValuesStage):

@@ -9,6 +9,7 @@ import zarr
 from zarr.errors import ZarrUserWarning
 
 from hamt_bulk.block import Data
+from hamt_bulk.errors import HamtError, InvalidInput
 from hamt_bulk.hamt import HAMT
 from hamt_bulk.keys import folder_start
 from hamt_bulk.nodes import Tree
@@ -47,7 +48,15 @@ def consolidated(
     record = RecordingStore(ZarrHAMTStore(hamt, read_only=True), folders)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # it is what the group had before
-        zarr.consolidate_metadata(record, path=group or None, zarr_format=3 if 3 in formats else 2)
+        try:
+            zarr.consolidate_metadata(record, path=group or None, zarr_format=3 if 3 in formats else 2)
+        except HamtError:
+            raise
+        except Exception as error:  # zarr's share no base
+            raise InvalidInput(
+                f"the group {group or '/'!r} has consolidated metadata, which cannot be made of what is below it now: "
+                f"{type(error).__name__}: {str(error)[:300]}"
+            ) from error
     return {key: value for key, value in record.metadata() if value is not None}
 
 

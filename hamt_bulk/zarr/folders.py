@@ -5,11 +5,14 @@ from functools import partial
 
 from hamt_bulk.draft import Draft
 from hamt_bulk.errors import HamtError
-from hamt_bulk.keys import CHUNK, METADATA_NAMES, folder_start
+from hamt_bulk.keys import METADATA_NAMES, array_of, folder_start
 from hamt_bulk.manifest import TOMBSTONE
 
 FOLDER_NAMES = 100_000
 """How many names a listing remembers for the next one. A hierarchy with more is walked each time."""
+
+NAME_CHARACTERS = 100
+"""So many characters of a path count as one more name."""
 
 
 class Folders:
@@ -23,33 +26,34 @@ class Folders:
     def add(self, key: str) -> None:
         if self._left <= 0:
             return
-        if chunk := CHUNK.search(key):
-            key = key[: chunk.start()]
+        if (array := array_of(key)) is not None:
+            key = array
             if key in self._arrays:
                 return
             self._arrays.add(key)
         elif "" in key.split("/"):
             self._left = 0  # folders without a name: no hierarchy of zarr's
-        while key:
+        while key and self._left > 0:
             parent, _, name = key.rpartition("/")
             names = self._names.setdefault(parent, {})
             if name in names:
                 return  # and so are all folders above
             names[name] = None
-            self._left -= 1
+            self._left -= 1 + len(key) // NAME_CHARACTERS
             key = parent
 
     def names(self, folder: str) -> Iterable[str] | None:
         """What lies in `folder`, or `None` when that was not remembered."""
         if self._left <= 0:
             return None
-        inside = [folder[:at] for at, char in enumerate(folder) if char == "/"] + [folder, ""]
-        return None if self._arrays.intersection(inside) else self._names.get(folder, {})
+        cuts = (at for at, char in enumerate(f"{folder}/") if char == "/")
+        inside = "" in self._arrays or any(folder[:cut] in self._arrays for cut in cuts)
+        return None if inside else self._names.get(folder, {})
 
     def keeps(self, deleted: str) -> bool:
         """Whether all folders are still there without the key `deleted`, a chunk of an array that has metadata."""
-        chunk = CHUNK.search(deleted)
-        names = self._names.get(deleted[: chunk.start()], {}) if chunk else {}
+        array = array_of(deleted)
+        names = {} if array is None else self._names.get(array, {})
         return any(name in names for name in METADATA_NAMES)
 
 

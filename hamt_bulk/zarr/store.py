@@ -27,6 +27,7 @@ from hamt_bulk.keys import folder_start
 from hamt_bulk.layout import LayoutOption
 from hamt_bulk.manifest import TOMBSTONE, HashFn, encode_key
 from hamt_bulk.nodecache import CACHE_BYTES, NodeCache
+from hamt_bulk.zarr.carried import Parts, carried
 from hamt_bulk.zarr.folders import Listing
 from hamt_bulk.zarr.listed import ListedStore
 from hamt_bulk.zarr.reading import Ranges, heavy, read, size_of
@@ -334,8 +335,8 @@ class ZarrHAMTStore(ListedStore):
         tree = self._draft.tree
         hamt = self.hamt
         shape = hamt.hash_fn, hamt.max_bucket_size, hamt.layout
-        parts = tree.root, hamt.cas, shape, tree.cache.max_bytes
-        return _reopen, (type(self), *parts, self._is_open, self._encryption)
+        parts = carried(hamt.cas, self._encryption)
+        return _reopen, (type(self), tree.root, parts, shape, tree.cache.max_bytes, self._is_open)
 
 
 _INSTEAD = (
@@ -347,13 +348,13 @@ _INSTEAD = (
 def _reopen(
     cls: type[ZarrHAMTStore],
     root: bytes,
-    cas: ContentAddressedStore,
+    parts: Parts,
     shape: tuple[HashFn, int, LayoutOption],
     max_cache_bytes: int,
     is_open: bool,
-    encryption: Encryption | None,
 ) -> ZarrHAMTStore:
     """A store that came from a pickle."""
+    cas, encryption = parts
     hash_fn, max_bucket_size, layout = shape
     hamt = HAMT(
         cas,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Coroutine
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 from hamt_bulk.block import text
@@ -10,16 +11,17 @@ from hamt_bulk.cas.ipfs import imports, pins
 from hamt_bulk.cas.ipfs.address import address_of
 from hamt_bulk.cas.ipfs.credentials import Credentials
 from hamt_bulk.cas.ipfs.gateway import Gateway
-from hamt_bulk.cas.ipfs.retry import Retries
+from hamt_bulk.cas.ipfs.holds import Hold
+from hamt_bulk.cas.ipfs.retry import MAX_RETRY_AFTER_SECONDS, Retries, delay_after
 from hamt_bulk.cas.ipfs.rpc import Rpc
 from hamt_bulk.cas.ipfs.server import Server
 from hamt_bulk.cas.ipfs.transport import Answer, Request, Transport
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
-from hamt_bulk.ipfs import names, remotepins
+from hamt_bulk.ipfs import names, remotepins, resolve
 from hamt_bulk.ipfs.pinapi import PinningApi
 
 from .archives import MIXED, version_1
-from .names import KEY
+from .names import KEY, RECORD
 from .target import Meter, Target, Wrong
 
 BLOCK = MIXED[2]
@@ -50,7 +52,7 @@ def server(status: int, headers: dict[str, str], body: bytes) -> Server:
 
 
 def _run(*calls: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Runs them, none of which has anything to wait for, and raises the last error."""
+    """Runs them, none of which has anything to wait for, and raises the last error when none of them took the answer."""
     errors = []
     for call in calls:
         running = call()
@@ -63,7 +65,9 @@ def _run(*calls: Callable[[], Coroutine[Any, Any, object]]) -> None:
         else:
             running.close()
             raise Wrong("it waits")
-    if errors:
+        if not str(errors[-1]) or len(str(errors[-1])) > 5000:
+            raise Wrong(f"an error of {len(str(errors[-1]))} characters")
+    if len(errors) == len(calls):
         raise errors[-1]
 
 
@@ -107,19 +111,31 @@ def _gateway(data: bytes) -> None:
     )
 
 
-def _service(data: bytes) -> None:
-    errors = []
-    for status in (200, 400):
+def _service(status: int) -> Callable[[bytes], None]:
+    def answered(data: bytes) -> None:
         api = PinningApi(server(status, {}, data), Retries(0, 1.0, 1.0))
-        try:
-            _run(
-                lambda api=api: api.request("1"),
-                lambda api=api: api.requests("name", None, remotepins.STATES),
-                lambda api=api: api.remove("1"),
-            )
-        except CASError as error:
-            errors.append(error)
-    raise errors[-1]  # the second is a refusal, whatever it says
+        calls = [lambda: api.request("1"), lambda: api.requests("name", None, remotepins.STATES)]
+        _run(*calls, *([lambda: api.remove("1")] if status >= 400 else []))
+
+    return answered
+
+
+def _resolved(data: bytes) -> None:
+    """What a name points to, by a gateway's record and by what a daemon says."""
+    rpc = Rpc(server(200, {}, data))
+    daemon = SimpleNamespace(connection=SimpleNamespace(rpc=rpc, gateways=[]))
+    _run(
+        lambda: resolve.from_gateways([server(200, {}, data), server(500, {}, data)], KEY),
+        lambda: resolve.resolved(daemon, KEY),  # type: ignore[arg-type]
+        lambda: Hold("token", "blake3", False).release(rpc),
+    )
+
+
+def _later(data: bytes) -> None:
+    """How long a server has us wait."""
+    delay = delay_after(Retries(3, 1.0, 2.0), 1, {"retry-after": data.decode("latin-1")}, 1.9e9)
+    if not 0 <= delay <= MAX_RETRY_AFTER_SECONDS:
+        raise Wrong(f"a wait of {delay} seconds")
 
 
 async def _number(size: Coroutine[Any, Any, int]) -> None:
@@ -242,9 +258,14 @@ _TOKENS = [
     b"//a:b@c",
 ]
 
+_LATER = [b"9" * 5000, b"-0000", b"+9999", b"Feb", b"99999999", b"\xb2", b"-1", b"1e9", b":"]
+
 TARGETS = [
     Target("rpc answer", _rpc, _SEEDS, _FAILED, _made, _TOKENS),
     Target("rpc refusal", _refused, _REFUSALS, _FAILED, _made, _TOKENS),
     Target("gateway answer", _gateway, _GATEWAY, _FAILED, None, _TOKENS),
-    Target("pinning service", _service, _SERVICE, _FAILED, _made, _TOKENS),
+    Target("pinning service", _service(200), _SERVICE, _FAILED, _made, _TOKENS),
+    Target("pinning refusal", _service(400), _SERVICE, _FAILED, _made, _TOKENS),
+    Target("resolved name", _resolved, [RECORD, *_SEEDS], _FAILED, _made, _TOKENS),
+    Target("retry-after", _later, [b"7", b"Wed, 21 Oct 2060 07:28:00 GMT"], (), None, _LATER),
 ]

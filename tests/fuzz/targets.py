@@ -2,7 +2,21 @@
 
 from types import ModuleType
 
-from . import answers, archives, documents, encryption, journals, layouts, names, nodes, packs, values
+from . import (
+    answers,
+    archives,
+    blocks,
+    documents,
+    encryption,
+    files,
+    hierarchies,
+    journals,
+    layouts,
+    names,
+    nodes,
+    packs,
+    values,
+)
 from .target import Target
 
 MODULES: list[ModuleType] = [
@@ -16,6 +30,9 @@ MODULES: list[ModuleType] = [
     answers,
     encryption,
     layouts,
+    blocks,
+    hierarchies,
+    files,
 ]
 """Each has a list `TARGETS`."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from hamt_bulk import GatewayCAS, KuboCAS
 from hamt_bulk.block import MAX_BLOCK_BYTES, identify
-from hamt_bulk.cas.ipfs import imports, transport
+from hamt_bulk.cas.ipfs import imports, rest, transport
 from hamt_bulk.errors import CASError
 
 ABSENT = identify(b"nobody has this block")
@@ -114,6 +114,7 @@ class Deaf(Endless):
 @pytest.mark.parametrize("client", [None, httpx.AsyncClient], ids=["aiohttp", "httpx"])
 def test_a_server_that_stops_reading_is_given_up(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imports, "LONG_SECONDS", 0.5)
+    monkeypatch.setattr(rest, "SETTLE_SECONDS", 0.5)  # it is deaf to the end of the hold, too
     with Deaf(b"") as deaf:
         cas = KuboCAS(rpc_base_url=deaf.url, client_factory=client, max_retries=0)
         with cas.writer() as writer:

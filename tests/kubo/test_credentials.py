@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,14 +26,16 @@ SECRET_PARTS = ("s3cret", "czNjcmV0", "pass/word", "YW5uYTp")
 """What no text may hold; two of them as base64 has them."""
 
 
-@pytest.fixture
-def daemon(new_kubo: Callable[..., Daemon]) -> Daemon:
+@pytest.fixture(scope="module")
+def daemon(ipfs_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One that asks for credentials: the token, or the password."""
     users = {
         "by-token": {"AuthSecret": f"bearer:{TOKEN}", "AllowedPaths": ["/api/v0"]},
         "by-password": {"AuthSecret": BASIC, "AllowedPaths": ["/api/v0"]},
     }
-    return new_kubo(config={"API.Authorizations": users}, authorization=f"bearer:{TOKEN}")
+    folder = tmp_path_factory.mktemp("kubo")
+    with Daemon(ipfs_binary, folder, {"API.Authorizations": users}, f"bearer:{TOKEN}") as daemon:
+        yield daemon
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,11 +23,13 @@ from .proxy import Proxy
 AUTH = "bearer:t0ken-with-s3cret"
 
 
-@pytest.fixture
-def daemon(new_kubo: Callable[..., Daemon]) -> Daemon:
+@pytest.fixture(scope="module")
+def daemon(ipfs_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One that asks for `AUTH`."""
     users = {"somebody": {"AuthSecret": AUTH, "AllowedPaths": ["/api/v0"]}}
-    return new_kubo(config={"API.Authorizations": users}, authorization=AUTH)
+    folder = tmp_path_factory.mktemp("kubo")
+    with Daemon(ipfs_binary, folder, {"API.Authorizations": users}, AUTH) as daemon:
+        yield daemon
 
 
 IN_ANOTHER_PROCESS = """

@@ -14,9 +14,11 @@ from kubo.daemon import Daemon
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "unixfs.json").read_text())["vectors"]
 MIB = 1 << 20
-ITEMS = {f"key {number}": b"value %d" % number for number in range(3000)} | {
+ITEMS = {f"key {number}": b"value %d" % number for number in range(1500)} | {
     "large": bytes(range(251)) * 20_000
 }
+"""More than a copy asks for at once."""
+
 NewKubo = Callable[..., Daemon]
 
 
@@ -52,14 +54,15 @@ def test_a_vector_is_what_the_daemon_makes_and_what_is_saved(kubo: Daemon, row: 
     assert kubo.rpc("cat", {"arg": text(cid), "offline": True}) == data
 
 
-@pytest.mark.parametrize("hasher", ["blake3", "sha2-256"])
 @pytest.mark.parametrize(
-    "size",
-    [MIB - 1, MIB, MIB + 1, 2 * MIB, 5 * MIB + 7, 174 * MIB - 1, 174 * MIB, 174 * MIB + 1, 175 * MIB + 1],
+    "size, hasher",
+    [
+        *itertools.product([MIB - 1, MIB, MIB + 1, 2 * MIB, 5 * MIB + 7], ["blake3", "sha2-256"]),
+        *itertools.product([174 * MIB - 1, 174 * MIB, 174 * MIB + 1, 175 * MIB + 1], ["blake3"]),
+        (174 * MIB + 1, "sha2-256"),  # one will do: the shape of a file is that of its size
+    ],
 )
 def test_values_around_the_limits_are_what_the_daemon_makes(kubo: Daemon, hasher: str, size: int) -> None:
-    if size > 100 * MIB and hasher == "sha2-256":
-        size = 174 * MIB + 1
     data = content(size)
     cas = KuboCAS(hasher, rpc_base_url=kubo.rpc_url, gateway_base_url=kubo.gateway_url)
     with cas.writer() as writer:

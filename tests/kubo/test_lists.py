@@ -20,7 +20,8 @@ KEYS = {f"k/c/{number}" for number in range(40_000)}
 @pytest.fixture(scope="module")
 def root(kubo: Daemon) -> bytes:
     cas = KuboCAS(rpc_base_url=kubo.rpc_url)
-    return to_bytes(build(((key, to_cid(POINTER)) for key in KEYS), cas))
+    pointer = to_cid(POINTER)
+    return to_bytes(build(((key, pointer) for key in KEYS), cas))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def dataset() -> xr.Dataset:
 def root(kubo: Daemon) -> object:
     cas = KuboCAS(rpc_base_url=kubo.rpc_url)
     root = to_hamt(dataset(), cas, encoding={"t2m": {"chunks": CHUNKS}}, max_bucket_size=1)
-    others = {f"other/c/{number}": b"the same" for number in range(90_000)}
+    others = {f"other/c/{number}": b"the same" for number in range(30_000)}
     root = build(others, cas, base=root, max_bucket_size=1)
     return root
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_nodes import collect, crowded_hashfn
+from trees_made import collect, crowded_hashfn
 
 from hamt_bulk import InMemoryCAS, blake3_hashfn, errors
 from hamt_bulk.block import text, to_bytes

@@ -1,7 +1,8 @@
 """The reading side of a tree: keys looked up in a store, with decoded nodes kept."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import cast
 
@@ -20,7 +21,45 @@ from hamt_bulk.tree import Found, Walk, entries, entries_below, lookup, root_slo
 PATH_LEVELS = 8
 """Nodes on the way to a key that are asked for together. A tree of 10^12 keys is not that deep."""
 
+SCAN_BYTES = 16 << 20
+"""Of the blocks of nodes that are decoded together by a walk."""
+
 _LAYOUT = PyHamt()
+
+
+class _TooMuch(Exception):
+    """Nodes that would take too much memory together; `many` of them would not."""
+
+    def __init__(self, many: int) -> None:
+        super().__init__(many)
+        self.many = many
+
+
+class _Lighter:
+    """
+    Nodes for a walk, so few decoded at a time that their blocks take no more than `SCAN_BYTES`.
+
+    A decoded node takes up to twenty times the memory of its block. Those that a build makes are all light enough.
+    """
+
+    def __init__(
+        self, decoded: Callable[..., list[Node]], get: Callable[[Sequence[bytes], Load], Sequence[Node]]
+    ) -> None:
+        self._decoded = decoded
+        self._get = get
+        self._many: int | None = None
+
+    def __call__(self, cids: Sequence[bytes]) -> Iterable[Node]:
+        if self._many is None or len(cids) <= self._many:
+            try:
+                return self._get(cids, partial(self._decoded, most=SCAN_BYTES))
+            except _TooMuch as error:
+                self._many = error.many
+        return self._in_groups(cids, self._many)
+
+    def _in_groups(self, cids: Sequence[bytes], many: int) -> Iterator[Node]:
+        for at in range(0, len(cids), many):
+            yield from self._get(cids[at : at + many], self._decoded)
 
 
 class Tree(Reader):
@@ -101,9 +140,8 @@ class Tree(Reader):
 
     def entries(self, batch: int = 256) -> Iterator[tuple[str, bytes]]:
         """All keys and pointers, in no promised order. Loads each node once, so many together at most, and no value."""
-        return self._walked(
-            entries(self.root, self.layout, batch), lambda cids: self.cache.get(cids, self._load, scan=True)
-        )
+        load = _Lighter(self._load, lambda cids, load: self.cache.get(cids, load, scan=True))
+        return self._walked(entries(self.root, self.layout, batch), load)
 
     def read(
         self, pointer: bytes, start: int = 0, stop: int | None = None, suffix: int | None = None
@@ -136,16 +174,17 @@ class Tree(Reader):
 
     def entries_below(self, nodes: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
         """As `entries`, for those below some nodes that are not the root; nothing is kept of what was loaded."""
-        return self._walked(entries_below(nodes, self.layout), self._load)
+        load = _Lighter(self._load, lambda cids, load: load(cids))
+        return self._walked(entries_below(nodes, self.layout), load)
 
-    def _walked(self, walk: Walk, load: Load) -> Iterator[tuple[str, bytes]]:
+    def _walked(self, walk: Walk, load: "_Lighter") -> Iterator[tuple[str, bytes]]:
         sent: Sequence[Data] | None = None
         while (step := _next_step(walk, sent)) is not None:
             sent = None
             if isinstance(step, Found):
                 yield from step
             else:
-                sent = cast(Sequence[Data], load(step))
+                sent = cast(Sequence[Data], load(step))  # each is taken once
 
     async def entries_async(self) -> AsyncIterator[tuple[str, bytes]]:
         """As `entries`."""
@@ -183,9 +222,12 @@ class Tree(Reader):
 
         return load
 
-    def _load(self, cids: Sequence[bytes]) -> list[Node]:
+    def _load(self, cids: Sequence[bytes], most: int | None = None) -> list[Node]:
         with self._explained(cids):
             blocks = self.blocks(cids)
+        size = sum(map(len, blocks))
+        if most is not None and size > most and len(cids) > 1:
+            raise _TooMuch(max(len(cids) * most // size, 1))
         return [
             self.layout.decode(cid, block, is_root=cid == self.root)
             for cid, block in zip(cids, blocks, strict=True)

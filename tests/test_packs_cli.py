@@ -18,7 +18,9 @@ def call(*arguments: str | os.PathLike[str]) -> Result:
     return CliRunner().invoke(app, ["packs", *map(os.fspath, arguments)])
 
 
-CAUTION = "--older-than 0: what is being written key by key now (HAMT, a Zarr store), and is older, is dropped "
+CAUTION = (
+    "--older-than 0: what is being written key by key now (HAMT, a Zarr store), and is older, is dropped "
+)
 
 
 def worked(result: Result, status: int = 0, said: str = "") -> str:

@@ -31,6 +31,10 @@ def lookup(root: bytes, key: str, layout: Layout, hash_fn: HashFn = blake3_hashf
     raise DepthExceeded(f"the tree goes on below all {len(way)} bytes of the hash of {key!r}")
 
 
+FOUND_AT_ONCE = 1 << 17
+"""About how many entries are handed out together. A node of 1 MiB may have 10^5, and one that a build makes a thousand."""
+
+
 class Found(list[tuple[str, bytes]]):
     """Entries that `entries` came upon."""
 
@@ -76,5 +80,8 @@ def _entries(waiting: list[bytes], root: bytes | None, layout: Layout, batch: in
             for slot in slots:
                 if slot and type(slot) is dict:
                     found += slot.items()
+            if len(found) >= FOUND_AT_ONCE:
+                yield found
+                found = Found()
         if found:
             yield found

@@ -20,7 +20,7 @@ import xarray as xr
 from distributed import Client, Future, LocalCluster
 from keys_hidden import KEY
 
-from hamt_bulk import Encryption, InMemoryCAS, PackCAS, RetryingCAS
+from hamt_bulk import Encryption, InMemoryCAS, PackCAS, RetryingCAS, convert
 from hamt_bulk.block import AnyCID
 from hamt_bulk.dask.cluster import ClientRunner
 from hamt_bulk.dask.failures import noted
@@ -207,8 +207,17 @@ def test_a_batch_that_was_taken_back_ends_on_its_worker(threads):
     assert ENDED.wait(30)
 
 
-@pytest.mark.parametrize("what", ["the store", "a store within another", "the key"])
-def test_readers_in_other_processes_are_told_that_they_cannot_have(processes, tmp_path, what):
+@pytest.mark.parametrize(
+    "what, kind",
+    [
+        ("the store", "pyhamt"),
+        ("the store", "ipldstore"),
+        ("a store within another", "pyhamt"),
+        ("a store within another", "ipldstore"),
+        ("the key", "pyhamt"),
+    ],
+)
+def test_readers_in_other_processes_are_told_that_they_cannot_have(processes, tmp_path, what, kind):
     """They used to be lost as they unpickled it, one after the other, and the caller waited."""
     stores = {"the store": InMemoryCAS(), "a store within another": RetryingCAS(InMemoryCAS())}
     cas = stores.get(what) or PackCAS(tmp_path)
@@ -216,6 +225,8 @@ def test_readers_in_other_processes_are_told_that_they_cannot_have(processes, tm
     ds = xr.Dataset({"t2m": ("time", da.arange(80, chunks=8))})
     with dask.config.set(scheduler="threads"):
         root = to_hamt(ds, cas, encryption=encryption)
+        if kind != "pyhamt":
+            root = convert(root, cas, to=kind, progress=False)
         opened = xr.open_dataset(root, engine="hamt", cas=cas, encryption=encryption, chunks={})
         xr.testing.assert_equal(opened.compute(), ds.compute())
     with pytest.raises(NotPortable, match=r"lives in process|given as bytes in process"):

@@ -14,7 +14,7 @@ import pytest
 from watching import open_descriptors, opened_files
 
 from hamt_bulk.block import Block, identify, text
-from hamt_bulk.cas import PackCAS, archive, pack, packfile
+from hamt_bulk.cas import PackCAS, archive, packfile
 from hamt_bulk.cas.base import Receipt
 from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
 from hamt_bulk.testing.contract import ABSENT, LARGE, CASContract, cid_of

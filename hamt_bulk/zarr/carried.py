@@ -1,9 +1,10 @@
 """What a store reads with, on its way to processes some of which cannot have it."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeAlias
 
+from dag_cbor.ipld import IPLDKind
 from multiformats import CID
 
 from hamt_bulk.block import AnyCID, Hasher
@@ -11,6 +12,7 @@ from hamt_bulk.cas import ContentAddressedStore
 from hamt_bulk.cas.writer import CodecInput
 from hamt_bulk.crypto import Encryption
 from hamt_bulk.errors import NotPortable
+from hamt_bulk.formats.root import Root
 
 Parts: TypeAlias = "tuple[ContentAddressedStore, Encryption | None]"
 
@@ -47,6 +49,70 @@ def _unbound(data: bytes, hasher: Hasher) -> Parts:
     except NotPortable as error:
         return Elsewhere(str(error), hasher), None
     return parts
+
+
+def carried_root(source: Root) -> "Root | _BoundRoot":
+    """As `carried`, for a root of any kind."""
+    return _BoundRoot(source) if _is_bound(source) else source
+
+
+def _is_bound(source: Root) -> bool:
+    """Whether something that the root is read with is of use in this process alone."""
+    for part in source.__reduce__()[1]:
+        if isinstance(part, Root):
+            if _is_bound(part):
+                return True
+        elif isinstance(part, (ContentAddressedStore, Encryption)):
+            try:
+                part.refuse_other_processes()
+            except NotPortable:
+                return True
+    return False
+
+
+class _BoundRoot:
+    """A root of which something is of use in this process alone."""
+
+    def __init__(self, source: Root) -> None:
+        self._source = source
+
+    def __reduce__(self) -> tuple[Callable[..., Root], tuple[Any, ...]]:
+        return _unbound_root, (pickle.dumps(self._source), self._source.root)
+
+
+def _unbound_root(data: bytes, root: bytes) -> Root:
+    try:
+        source: Root = pickle.loads(data)
+    except NotPortable as error:
+        return RootElsewhere(root, str(error))
+    return source
+
+
+class RootElsewhere(Root):
+    """A root that this process cannot read: whoever does gets to know why."""
+
+    kind = "elsewhere"
+
+    def __init__(self, root: bytes, reason: str) -> None:
+        super().__init__(root, Elsewhere(reason, "blake3"))
+        self._reason = reason
+
+    def pointers(self) -> Iterator[tuple[str, bytes]]:
+        raise NotPortable(self._reason)
+
+    def pointer(self, key: str) -> bytes | None:
+        raise NotPortable(self._reason)
+
+    def values(self, entries: Sequence[tuple[str, bytes]]) -> list[IPLDKind]:
+        raise NotPortable(self._reason)
+
+    def read(
+        self, key: str, pointer: bytes, start: int = 0, stop: int | None = None, suffix: int | None = None
+    ) -> bytes:
+        raise NotPortable(self._reason)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root, self._reason)
 
 
 class Elsewhere(ContentAddressedStore):

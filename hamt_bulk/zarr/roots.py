@@ -24,6 +24,7 @@ from hamt_bulk.errors import InvalidInput, WrongKey
 from hamt_bulk.formats.root import Root
 from hamt_bulk.formats.sealed import SealedRoot
 from hamt_bulk.keys import folder_start
+from hamt_bulk.zarr.carried import carried_root
 from hamt_bulk.zarr.checked import ENCRYPTED
 from hamt_bulk.zarr.folders import Folders
 from hamt_bulk.zarr.listed import ListedStore
@@ -186,7 +187,7 @@ class RootStore(ListedStore):
         return type(self).__qualname__, *map(tokenize, self._identity())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (type(self), self.source, self._is_open)
+        return _reopened, (type(self), carried_root(self.source), self._is_open)
 
 
 _INSTEAD = "A root never changes: hamt_bulk.convert makes a tree of it, which hamt_bulk.xarray.to_hamt takes as its base"

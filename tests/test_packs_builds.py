@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 from distributed import Client
 
-from hamt_bulk import InMemoryCAS, PackCAS, build, check, copy, update
+from hamt_bulk import HashMap, InMemoryCAS, PackCAS, build, check, convert, copy, update
 from hamt_bulk.block import to_cid
 from hamt_bulk.cas import packbuilds
 from hamt_bulk.errors import InvalidInput
@@ -119,6 +119,23 @@ def test_what_a_running_copy_has_claimed_and_written_stays(
     assert found[0].running
     assert check(root, PackCAS(tmp_path / "target")).ok
     assert marks(tmp_path / "target") == []
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_a_running_conversion_reads_and_writes_stays(tmp_path: Path, elsewhere: bool) -> None:
+    cas = PackCAS(tmp_path / "store")
+    kept, root = build({"another": b"root"}, cas), build(ITEMS, cas)
+    target = PackCAS(tmp_path / "target") if elsewhere else cas
+    folder = tmp_path / ("target" if elsewhere else "store")
+    other = build({"a": b"b"}, target)
+    found: list[Dropped] = []
+    show = during(lambda: found.append(dropped_in_days(folder, other if elsewhere else kept)))
+    with dask.config.set(scheduler="synchronous"):
+        new = convert(root, cas, to=HashMap(), target=target, progress=show)
+    assert found[0].running
+    assert check(new, target).ok
+    assert check(root, cas).ok
+    assert marks(folder) == []
 
 
 @pytest.mark.parametrize("journal", [None, True])

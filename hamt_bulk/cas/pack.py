@@ -229,9 +229,11 @@ class PackCAS(LocalCAS):
             self._build = packbuilds.begin(self.path, base)
 
     def finish(self) -> None:
-        if self.path.exists():
-            self._index.save()
-        self.abandon()
+        try:
+            if self.path.exists():
+                self._index.save()
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         build, self._build = self._build, None

@@ -102,7 +102,12 @@ def convert(
         decoding = _decoding(decryption, transformer_decode)
         plan = _Plan(source, decoding, made, to, Values(source, made.cas, made.layout, encryption, is_copy))
         stages = partial(_stages, plan, zarr_format, resuming, runner.workers, show)
-        new = concluded(made, None, lambda: run_stages(stages(), runner, made.cas, show), resuming.abandon)
+
+        def make() -> bytes:
+            made.cas.started(None if is_copy else source.root)
+            return run_stages(stages(), runner, made.cas, show)
+
+        new = concluded(made, None, make, resuming.abandon)
         resuming.complete()
     return new
 

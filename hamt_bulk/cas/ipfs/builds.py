@@ -66,7 +66,7 @@ class KuboBuilds(KuboDaemon):
 
     def take_over(self, leases: Sequence[str], cids: Sequence[AnyCID]) -> list[bool]:
         self._hold.take_over(leases)
-        if leases and all(leases) and run_sync(self._hold.holds_others(self.rpc)):
+        if len(leases) > 0 and run_sync(self._hold.has(self.rpc, leases)):
             return self.has_many(cids)
         return self.claim_many(cids)  # somebody has let go of it, or another daemon was meant
 

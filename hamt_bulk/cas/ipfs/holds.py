@@ -59,10 +59,10 @@ class Hold:
         ours = (token for token in tokens if _TOKEN.fullmatch(token) and token != self.token)
         self.others = tuple(dict.fromkeys([*self.others, *ours]))
 
-    async def holds_others(self, rpc: Rpc) -> bool:
-        """Whether this daemon still holds something for each of the others."""
-        for token in self.others:
-            if not await pins(rpc, HOLD_PREFIX + token):
+    async def has(self, rpc: Rpc, tokens: Sequence[str]) -> bool:
+        """Whether it has taken over all of these, and this daemon still holds something for each."""
+        for token in dict.fromkeys(tokens):
+            if token not in self.others or not await pins(rpc, HOLD_PREFIX + token):
                 return False
         return True
 

@@ -229,7 +229,7 @@ def test_a_real_disk_that_is_full_at_any_page(tmp_path: Path, number: int) -> No
 
 
 def fill(store: Path, disk: SmallDisk | None) -> None:
-    values = {f"new {number}": os.urandom(1000) for number in range(20)}
+    values = {f"new {number}": os.urandom(1000) for number in range(60)}
     with pytest.raises(CASError, match=FULL_DISK):
         build(values, PackCAS(store))
     assert_left(store, build(values, InMemoryCAS()))

@@ -18,7 +18,7 @@ from distributed import Client
 from hamt_bulk import HashMap, InMemoryCAS, PackCAS, build, check, convert, copy, update
 from hamt_bulk.block import to_cid
 from hamt_bulk.cas import packbuilds
-from hamt_bulk.errors import InvalidInput
+from hamt_bulk.errors import CASError, InvalidInput
 from hamt_bulk.packs import Dropped, drop
 from hamt_bulk.progress import BuildProgress
 from hamt_bulk.xarray import to_hamt
@@ -261,3 +261,18 @@ def test_a_build_sees_what_was_saved_before_it(tmp_path: Path) -> None:
     pointer = writer.save(b"not flushed yet")
     root = build({"key": to_cid(pointer)}, cas)
     assert check(update(root, {"other": b"value"}, cas), PackCAS(tmp_path)).ok
+
+
+def test_a_worker_on_another_disk_writes_nothing(tmp_path: Path, processes: Client) -> None:
+    """Also one that came after all workers had been looked at, and where nobody looks: with compute=False."""
+    store = tmp_path / "store"
+    planned = to_hamt(dataset(), PackCAS(store), compute=False)
+    store.rename(tmp_path / "elsewhere")
+    with pytest.raises(CASError, match=r"store on .* is no store, .* not the folder that the driver sees"):
+        processes.compute(planned).result(120)
+    assert not store.exists()
+    (tmp_path / "elsewhere").rename(store)
+    with dask.config.set(scheduler="threads"):
+        roots = {planned.compute(), planned.compute()}
+    assert check(roots.pop(), PackCAS(store)).ok
+    assert not roots, "also when it is computed twice"

@@ -4,6 +4,7 @@ import atexit
 import copy
 import os
 import secrets
+import socket
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -197,6 +198,11 @@ class PackCAS(LocalCAS):
 
     def writer(self) -> PackWriter:
         flush_left()
+        if self._build is not None and not self._check_format():
+            raise CASError(
+                f"{self.path} on {socket.gethostname()} is no store, and the build that writes to it has made one: this is not "
+                "the folder that the driver sees. Put the store on a file system that all workers share"
+            )
         self._create()
         return PackWriter(self.path, self.hasher)
 

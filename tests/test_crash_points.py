@@ -146,7 +146,7 @@ def test_a_folder_that_was_made_and_is_not_named_durably_by_its_parent_is_found_
     def act(root: Path, say: Callable[[str], None]) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                "hamt_bulk.cas.pack.make_folder", lambda path: path.mkdir(parents=True, exist_ok=True)
+                "hamt_bulk.cas.packfolder.make_folder", lambda path: path.mkdir(parents=True, exist_ok=True)
             )
             write(root, say)
 

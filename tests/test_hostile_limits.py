@@ -320,7 +320,7 @@ def test_an_index_over_packs_that_leads_nowhere_is_not_used(column: str, tmp_pat
     """Its digest is right. An operating system takes no such offsets; rows out of order cannot be searched."""
     sound = index_seed()
     cas = PackCAS(tmp_path)
-    cas._create()
+    cas.writer().close()
     head = sound.index(b'"rows": ') + 8
     rows = int(sound[head : sound.index(b"}", head)])
     start = len(sound) - (12 if column == "offsets" else 20) * rows

@@ -1,10 +1,7 @@
 """A folder of packs: the embedded default, and for a cluster on shared storage."""
 
 import atexit
-import copy
 import os
-import secrets
-import socket
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -17,25 +14,19 @@ from hamt_bulk.cas import packbuilds
 from hamt_bulk.cas.archive import Archive, forget, load_sound
 from hamt_bulk.cas.base import several
 from hamt_bulk.cas.blocks import LocalCAS
-from hamt_bulk.cas.files import absolute, make_folder, outside, write_durably
-from hamt_bulk.cas.packfile import KINDS, PackWriter, SharedPackWriter, temporary_name
+from hamt_bulk.cas.files import absolute
+from hamt_bulk.cas.packfile import PackWriter, SharedPackWriter
+from hamt_bulk.cas.packfolder import ASIDE, PackFolder
 from hamt_bulk.cas.packindex import PackIndex
 from hamt_bulk.cas.packremoval import is_leaving
 from hamt_bulk.cas.unflushed import flush_left, leave
 from hamt_bulk.cas.writer import Receipt, Writer
-from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError, InvalidInput
-
-FORMAT = "hamt_bulk pack store 1\n"
-"""What the file `format` of every such folder says."""
+from hamt_bulk.errors import BlockMismatch, BlockNotFound, CASError
 
 LOOKS = 10
 """How often a block is looked for while other processes add packs and merge them."""
 
-ASIDE = "damaged"
-"""The folder in which damaged packs are kept aside. Nothing in it is read."""
-
 _UNCLEAR = -1  # copies that disagree on how long a block is
-_OURS = {"format", "packs", "index", "journals", "tmp", ASIDE, "lost+found"}
 
 
 class PackCAS(LocalCAS):
@@ -71,7 +62,7 @@ class PackCAS(LocalCAS):
         _living.add(self)
 
     def _begin(self) -> None:
-        self._checked = self._created = False
+        self._folder = PackFolder(self.path)
         self._index = PackIndex(self.path)
         self._implicit: SharedPackWriter | None = None
         self._lock = threading.Lock()
@@ -119,7 +110,7 @@ class PackCAS(LocalCAS):
     def _refresh(self, seen: int) -> bool:
         """Looks for new packs. True when there are more than in version `seen` of the index."""
         flush_left()  # another object of this process may have been given the block
-        self._check_format()
+        self._folder.is_there()
         # Another thread may have found them in between.
         return self._index.refresh() or self._index.version != seen
 
@@ -198,18 +189,15 @@ class PackCAS(LocalCAS):
 
     def writer(self) -> PackWriter:
         flush_left()
-        if self._build is not None and not self._check_format():
-            raise CASError(
-                f"{self.path} on {socket.gethostname()} is no store, and the build that writes to it has made one: this is not "
-                "the folder that the driver sees. Put the store on a file system that all workers share"
-            )
-        self._create()
+        if self._build is not None:
+            self._folder.refuse_absence()
+        self._folder.create()
         return PackWriter(self.path, self.hasher)
 
     def _implicit_writer(self) -> Writer:
         with self._lock:
             if self._implicit is None:
-                self._create()
+                self._folder.create()
                 self._implicit = SharedPackWriter(self.path, self.hasher)
                 # What was saved and never flushed is not lost to a forgotten call.
                 self._finalizer = weakref.finalize(self, leave, self._implicit)
@@ -224,14 +212,15 @@ class PackCAS(LocalCAS):
 
     def begin(self) -> Self:
         self.flush()  # a build may link what was saved
-        build = copy.copy(self)
+        build = type(self).__new__(type(self))
+        build.__dict__.update(self.__dict__)  # not as it is pickled: the index of the packs is one
         build._build, build._implicit, build._lock = None, None, threading.Lock()
         _living.add(build)
         return build
 
     def started(self, base: bytes | None) -> None:
         if self._build is None:
-            self._create()
+            self._folder.create()
             self._build = packbuilds.begin(self.path, base)
 
     def finish(self) -> None:
@@ -251,7 +240,7 @@ class PackCAS(LocalCAS):
 
     @contextmanager
     def copying(self) -> Iterator[None]:
-        self._create()
+        self._folder.create()
         build = packbuilds.begin(self.path, None)
         try:
             yield
@@ -263,46 +252,13 @@ class PackCAS(LocalCAS):
         return self.path / "journals"
 
     def announce(self) -> str:
-        """Leaves a token in the folder, by which `preflight` knows on a worker that it is the same one."""
-        self._create()
-        token = secrets.token_hex(8)
-        path = self.path / "tmp" / f"preflight-{token}"
-        with outside("cannot write", path):
-            path.touch()
-        return token
+        return self._folder.announce()
 
     def preflight(self, token: str) -> None:
-        path = self.path / "tmp" / f"preflight-{token}"
-        with outside("cannot read", path):
-            here = path.exists()
-        if not here:
-            raise CASError(
-                f"{self.path} on this worker is not the folder that the driver sees: packs written here "
-                "would be lost. Put the store on a file system that all workers share"
-            )
-        with outside("cannot write", self.path / "tmp"):
-            probe = self.path / "tmp" / temporary_name()
-            probe.touch()
-            probe.unlink()
+        self._folder.preflight(token)
 
     def retract(self, token: str) -> None:
-        path = self.path / "tmp" / f"preflight-{token}"
-        with outside("cannot remove", path):
-            path.unlink(missing_ok=True)
-
-    def _create(self) -> None:
-        """Makes what is missing of the folder: copies and clean-ups leave out empty folders."""
-        if self._created:
-            return
-        there = self._check_format()
-        with outside("cannot create", self.path):
-            for folder in (*(f"packs/{kind}" for kind in KINDS), "index", "tmp"):
-                make_folder(self.path / folder)
-            if not there:
-                # Always the same bytes, so it does not matter who is last.
-                temporary = self.path / "tmp" / temporary_name()
-                write_durably(temporary, self.path / "format", [FORMAT.encode()])
-        self._checked = self._created = True
+        self._folder.retract(token)
 
     def ignore_index_file(self) -> None:
         """From now on finds blocks by what the packs themselves say."""
@@ -310,29 +266,7 @@ class PackCAS(LocalCAS):
 
     def is_there(self) -> bool:
         """Whether there is a store yet. Raises `InvalidInput` for a folder that holds something else."""
-        return self._check_format()
-
-    def _check_format(self) -> bool:
-        """Whether there is a store yet. Raises `InvalidInput` for a folder that holds something else."""
-        if self._checked:
-            return True
-        with outside("cannot open", self.path):
-            try:
-                found = (self.path / "format").read_text(errors="replace")[:200]
-            except FileNotFoundError:
-                if self.path.is_dir() and not _OURS.issuperset(os.listdir(self.path)):
-                    raise InvalidInput(
-                        f"{self.path} is a folder with other things in it, not a pack store: choose a new or "
-                        "empty one"
-                    ) from None
-                return False
-        if found != FORMAT:
-            raise InvalidInput(
-                f"{self.path / 'format'} says {found.strip()!r}, expected {FORMAT.strip()!r}: "
-                "the store was made by another version or is something else"
-            )
-        self._checked = True
-        return True
+        return self._folder.is_there()
 
     def close(self) -> None:
         try:

@@ -33,6 +33,7 @@ from hamt_bulk.ipfs.resolve import (
     resolved,
     root_in,
 )
+from hamt_bulk.wording import printable
 
 LIFETIME_HOURS = 30 * 24.0
 """A month, since nobody signs again while a daemon is down or offline. Kubo's own default is two days."""
@@ -182,7 +183,7 @@ class KuboName:
         return there.sequence if there is not None and root_in(there.value) == root else None
 
     def _conflict(self, there: Record | None, wanted: bytes | None) -> Conflict:
-        found = "nothing, or an expired record" if there is None else repr(there.value)[:200]
+        found = "nothing, or an expired record" if there is None else printable(there.value)[:200]
         expected = "nothing" if wanted is None else f"/ipfs/{text(wanted)}"
         return Conflict(
             f"{self!r} has {found}, expected {expected}: merge with what is there and publish that, or publish "

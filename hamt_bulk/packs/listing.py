@@ -9,7 +9,7 @@ from hamt_bulk.car import HEADER_V2_BYTES, header_v1, header_v2
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.cas.archive import Archive
 from hamt_bulk.cas.files import outside
-from hamt_bulk.cas.pack import ASIDE
+from hamt_bulk.cas.packfolder import ASIDE
 from hamt_bulk.errors import CASError
 from hamt_bulk.packs.reading import is_ours
 from hamt_bulk.packs.store import folder_of, is_gone, names_of, pack_path, time_text

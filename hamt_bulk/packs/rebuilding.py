@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hamt_bulk.block import Block
 from hamt_bulk.cas import PackCAS
-from hamt_bulk.cas.pack import ASIDE
+from hamt_bulk.cas.packfolder import ASIDE
 from hamt_bulk.cas.packindex import PackIndex, rows_of
 from hamt_bulk.cas.packremoval import Stamp, home_of, is_leaving, put_back, remove, stamp_of
 from hamt_bulk.errors import CASError

@@ -9,7 +9,7 @@ from pathlib import Path
 from hamt_bulk.block import Data, verify
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.cas.files import outside, sync_folder
-from hamt_bulk.cas.pack import ASIDE
+from hamt_bulk.cas.packfolder import ASIDE
 from hamt_bulk.cas.packindex import PackIndex, packs_in
 from hamt_bulk.errors import CASError, HamtError, InvalidInput
 

@@ -56,7 +56,7 @@ def _read(folder, sound: int) -> None:
 def index_seed() -> bytes:
     folder = scratch("seed")
     cas = PackCAS(folder)
-    cas._create()
+    cas.writer().close()
     for number in range(2):
         (folder / f"packs/values/{number}.car").write_bytes(version_2(MIXED[number * 3 :], []))
     cas.finish()

@@ -122,7 +122,8 @@ def to_hamt(
                      ended it: `True` (among the store's own journals), or the path of a file. It is removed when
                      the root is there. It knows the build by metadata, codecs, coordinates, grid and base, not by
                      the data in Dask arrays: of those whose names have changed it warns. What is finished is looked for
-                     in the store, and not read again: `check` does that
+                     in the store, and not read again: `check` does that. The store keeps it until the call is made again;
+                     `hamt_bulk.journal` shows the builds that wait (`unfinished`), and forgets one (`give_up`)
     resume           `True`: there has to be a journal of this build; `False`: begin anew, whatever that of this build
                      says
     progress         a bar on a terminal or in a notebook; `False`: none; or a function of `BuildProgress`
@@ -134,8 +135,9 @@ def to_hamt(
     Raises `InvalidInput` for what xarray or zarr refuse and for Dask chunks that share Zarr chunks, `WrongKey` or
     `NotAuthentic` for a base that is encrypted otherwise, `NotPortable` for a key that workers cannot have,
     `VersionMismatch` or `CASError` when a worker is not fit for the build, `JournalMismatch` for the journal of another
-    build: all before any work. `WorkersDied` names the chunks that kill every worker, after all others were finished.
-    With an asynchronous Client call `to_hamt_async`.
+    build: all before any work. `InvalidInput` for a Dask block of another shape than its array says ends it, as does what
+    a reader raises, with the variable and the chunk. `WorkersDied` names the chunks that kill every worker, after all
+    others were finished. With an asynchronous Client call `to_hamt_async`.
     """
     target = Target.of(cas, max_bucket_size, blake3_hashfn, pin)
     options = ZarrOptions(

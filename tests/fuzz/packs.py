@@ -16,7 +16,7 @@ def _pack(data: bytes) -> None:
     """A pack beside a sound one, whose blocks are found whatever the other says."""
     folder = scratch("packs")
     if not folder.exists():
-        PackCAS(folder)._create()
+        PackCAS(folder).writer().close()
         (folder / "packs/values/sound.car").write_bytes(version_2(SMALL[:2], []))
     (folder / "packs/values/hostile.car").write_bytes(data)
     _read(folder, len(SMALL[:2]))
@@ -26,7 +26,7 @@ def _multi_pack_index(data: bytes) -> None:
     """An index with the right digest, over a sound pack."""
     folder = scratch("indexed")
     if not folder.exists():
-        PackCAS(folder)._create()
+        PackCAS(folder).writer().close()
         (folder / "packs/values/sound.car").write_bytes(version_2(MIXED, []))
     (folder / "index/hostile.mpi").write_bytes(data + blake3(data).digest())
     _read(folder, 0)

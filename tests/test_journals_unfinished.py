@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from hamt_bulk import InMemoryCAS, PackCAS, build, convert
 from hamt_bulk.cli import app
 from hamt_bulk.errors import InvalidInput
-from hamt_bulk.journal import give_up, unfinished
+from hamt_bulk.journal import Build, Resuming, give_up, unfinished
+from hamt_bulk.manifest import Manifest, blake3_hashfn
 from hamt_bulk.packs import drop
 from hamt_bulk.progress import BuildProgress
 from hamt_bulk.xarray import to_hamt
@@ -149,3 +150,14 @@ def test_the_command_lists_and_gives_up(tmp_path: Path) -> None:
     assert gone.exit_code == 0
     assert "gave up 1 build" in gone.stderr
     assert "0 builds are not complete" in run(app, ["journals", "--cas", str(tmp_path)]).stderr
+
+
+def test_what_two_calls_have_finished_counts_once(tmp_path: Path) -> None:
+    cas = PackCAS(tmp_path)
+    with Resuming(True, None, cas) as resuming:
+        nothing = Manifest.of([])
+        resuming.begin(Build({}), {}, {}, 20, nothing, blake3_hashfn, lambda progress: None)
+        for blocks in ([4, 5, 6, 9], [0, 1], [5], [6, 7, 9, 10], [19]):
+            resuming.add(blocks, nothing)
+    [waiting] = unfinished(cas)
+    assert (waiting.finished, waiting.total) == (len({4, 5, 6, 9, 0, 1, 7, 10, 19}), 20)

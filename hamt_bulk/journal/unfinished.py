@@ -111,14 +111,14 @@ def _all(folder: Path) -> Iterator[tuple[float, Unfinished]]:
 
 def _described(path: Path, contents: Contents) -> Unfinished:
     calls = contents.openings
-    finished: set[int] = set()
-    for batch in contents.batches:
-        for first, after in batch.blocks:
-            finished.update(range(first, after))
+    finished = end = 0
+    for first, after in sorted(block for batch in contents.batches for block in batch.blocks):
+        finished += max(after - max(first, end), 0)  # what was done twice counts once
+        end = max(end, after)
     totals = [call.total for call in calls if call.total]
     return Unfinished(
         path,
-        len(finished),
+        finished,
         totals[-1] if totals else None,
         next((call.units for call in reversed(calls) if call.units), "Dask blocks"),
         tuple(sorted(contents.build.parts.get("grid", {}))),

@@ -19,7 +19,7 @@ from hamt_bulk import HashMap, InMemoryCAS, PackCAS, build, check, convert, copy
 from hamt_bulk.block import to_cid
 from hamt_bulk.cas import packbuilds
 from hamt_bulk.errors import CASError, InvalidInput
-from hamt_bulk.packs import Dropped, drop
+from hamt_bulk.packs import Dropped, drop, packs
 from hamt_bulk.progress import BuildProgress
 from hamt_bulk.xarray import to_hamt
 
@@ -166,6 +166,14 @@ def items():
 
 build(items(), PackCAS(sys.argv[1]))
 """
+
+
+def test_a_build_that_runs_is_listed(tmp_path: Path) -> None:
+    cas = PackCAS(tmp_path).begin()
+    cas.started(None)
+    assert f"{marks(tmp_path)[0].name}  the build that it is for is running" in str(packs(tmp_path))
+    cas.finish()
+    assert "the build" not in str(packs(tmp_path))
 
 
 def test_a_killed_build_counts_for_an_hour(tmp_path: Path) -> None:

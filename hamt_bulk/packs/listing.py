@@ -76,7 +76,8 @@ class Listing:
         if damaged := sum(pack.damage is not None for pack in self.packs):
             yield f"{many(damaged, 'pack')} damaged: --verify shows what is lost, --index saves what is whole"
         for file in self.temporary:
-            yield f"{time_text(file.written)} {size_text(file.bytes):>21}  tmp/{file.name}  its writer is {file.writer}"
+            who = "the build that it is for" if file.is_build else "its writer"
+            yield f"{time_text(file.written)} {size_text(file.bytes):>21}  tmp/{file.name}  {who} is {file.writer}"
         for name in self.aside:
             yield f"kept aside, and never read: {name}"
 

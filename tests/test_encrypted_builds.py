@@ -16,14 +16,17 @@ from dask.base import tokenize
 from encrypted import OPTIONS, dataset, opened, plain
 from keys_hidden import KEY, assert_hidden
 from stored import assert_same, by_to_zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
-from hamt_bulk import Encryption, InMemoryCAS, KeyFile, PackCAS, errors
+from hamt_bulk import Encryption, InMemoryCAS, KeyFile, PackCAS, build, errors
 from hamt_bulk.bulk import Target
 from hamt_bulk.layout import BUCKET_SIZE
 from hamt_bulk.manifest import blake3_hashfn
 from hamt_bulk.xarray import to_hamt
 from hamt_bulk.xarray.write import WriteStage
 from hamt_bulk.zarr import ZarrHAMTStore
+from hamt_bulk.zarr.checked import UnencryptedStore
 
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 
@@ -152,6 +155,25 @@ def test_a_root_that_is_encrypted_is_not_opened_or_changed_without_its_key(optio
                 errors.InvalidInput, match=r"(?s)is no Zarr document.*format='py-hamt-3'|utf|Expecting"
             ):
                 call(None)
+
+
+@pytest.mark.parametrize("start", [b"\t", b" \n", b"{", b"\xef\xbb\xbf", b"\xfe\xff", b"\x00\x00", b""])
+def test_an_encrypted_document_is_told_whatever_it_begins_with(start):
+    """One in fifty begins as JSON may."""
+    cas = InMemoryCAS()
+    sealed = start + bytes(range(120, 250))
+    root = build({"zarr.json": sealed, "t/zarr.json": sealed}, cas)
+    with pytest.raises(errors.InvalidInput, match=r"'zarr.json' is no Zarr document, it begins with"):
+        opened(root, cas, None)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
+def test_a_document_in_any_encoding_is_one(encoding):
+    cas = InMemoryCAS()
+    document = '\n {"zarr_format": 3, "node_type": "group", "attributes": {"title": "é"}}'.encode(encoding)
+    root = build({"zarr.json": document}, cas)
+    store = UnencryptedStore.open(root, cas)
+    assert sync(store.get("zarr.json", default_buffer_prototype())).to_bytes() == document
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Roots that are opened for people, who may have forgotten how they are encrypted."""
 
+import json
 from collections.abc import Iterable
 from itertools import islice
 from os import PathLike
@@ -22,9 +23,6 @@ from hamt_bulk.zarr.store import ZarrHAMTStore
 ROOT_DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
 """Of these every hierarchy has one."""
 
-DOCUMENT_STARTS = tuple(b"{ \n\r\t\xef\xfe\xff\x00"[at : at + 1] for at in range(9))
-"""What JSON in any encoding may begin with, when it is a mapping."""
-
 FIRST_LOOKED_AT = 8
 """Of how many variables of a base a chunk is looked at."""
 
@@ -42,12 +40,21 @@ class UnencryptedStore(ZarrHAMTStore):
             start = found[: len(MAGIC)].to_bytes()
             if start == MAGIC:
                 raise WrongKey(f"{key!r} {ENCRYPTED}")
-            if is_metadata(key) and not start.startswith(DOCUMENT_STARTS):
+            if is_metadata(key) and not _is_mapping(found.to_bytes()):
                 raise InvalidInput(
                     f"{key!r} is no Zarr document, it begins with {start.hex()}: if py-hamt encrypted it, pass "
                     "encryption=Encryption(key, header=…, format='py-hamt-3')"
                 )
         return found
+
+
+def _is_mapping(document: bytes) -> bool:
+    """Whether the bytes may be a JSON mapping, in any encoding: of encrypted ones one in fifty begins like one."""
+    try:
+        text = document.decode(json.detect_encoding(document))
+    except UnicodeDecodeError:
+        return False
+    return text.lstrip("\ufeff \n\r\t").startswith("{")
 
 
 def open_checked(

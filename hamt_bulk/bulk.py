@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
@@ -131,10 +132,7 @@ def concluded(
     try:
         root = make()
     except BaseException as error:
-        if failed is None:
-            abandon(target.cas, error)
-        else:
-            failed(error)
+        (failed or partial(abandon, target.cas))(error)
         raise
     conclude(target, root, base)
     return to_cid(root)

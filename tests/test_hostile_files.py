@@ -1,10 +1,10 @@
 """UnixFS files of few blocks that claim to be very long: a range costs what the range is, the whole is refused."""
 
-import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from measured import peak_of
 
 from hamt_bulk import HAMT, InMemoryCAS, PackCAS, build, copy, unixfs
 from hamt_bulk.block import DAG_PB, RAW, Data, identify, to_bytes, to_cid, varint
@@ -45,17 +45,6 @@ class Counting(InMemoryCAS):
         for _ in range(levels):
             cid, length = self.node([cid] * fan, [length] * fan), length * fan
         return cid, length
-
-
-def peak_of(call: Callable[[], object]) -> int:
-    """The most memory that a call had at once, in bytes."""
-    tracemalloc.start()
-    try:
-        call()
-    finally:
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    return peak
 
 
 def test_a_range_of_a_bomb_costs_what_the_range_is() -> None:

@@ -4,8 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import dag_cbor
@@ -13,6 +11,7 @@ import pytest
 from fuzz.answers import _ADDRESS, server
 from hypothesis import given
 from hypothesis import strategies as st
+from measured import peak_of
 
 from hamt_bulk import CarCAS, InMemoryCAS, build, check, foreign, open_root
 from hamt_bulk.block import BLAKE3, Block, identify, text, to_cid, varint
@@ -42,17 +41,6 @@ LINK = b"\xd8\x2a\x58\x25\x00" + identify(b"value")
 LONG = 200_000
 TERMINAL = "\x1b]0;title\x07"
 SPOOF = f"a{TERMINAL}\nsound\u202e"
-
-
-def peak_of(run: Callable[[], object]) -> int:
-    """The most memory that a call had at once, in bytes."""
-    tracemalloc.start()
-    try:
-        run()
-    finally:
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    return peak
 
 
 # Keys

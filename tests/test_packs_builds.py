@@ -16,9 +16,9 @@ import xarray as xr
 from distributed import Client
 
 from hamt_bulk import HashMap, InMemoryCAS, PackCAS, build, check, convert, copy, update
-from hamt_bulk.block import to_cid
+from hamt_bulk.block import DAG_CBOR, identify, to_cid
 from hamt_bulk.cas import packbuilds
-from hamt_bulk.errors import CASError, InvalidInput
+from hamt_bulk.errors import BlockNotFound, CASError, InvalidInput
 from hamt_bulk.packs import Dropped, drop, packs
 from hamt_bulk.progress import BuildProgress
 from hamt_bulk.xarray import to_hamt
@@ -201,6 +201,18 @@ def test_a_build_on_another_host_counts_while_it_is_touched(tmp_path: Path) -> N
     assert drop(tmp_path, [kept], now=moment, progress=False).blocks == 0
     assert check(other, cas).ok
     assert drop(tmp_path, [kept], now=moment + 3600, progress=False).blocks > len(ITEMS)
+
+
+def test_a_base_that_is_not_whole_refuses_the_drop_and_names_the_build(tmp_path: Path) -> None:
+    cas = PackCAS(tmp_path)
+    kept = build({"another": b"root"}, cas)
+    build(ITEMS, cas)
+    mark = packbuilds.begin(tmp_path, identify(b"absent", DAG_CBOR))
+    with pytest.raises(BlockNotFound) as raised:
+        dropped_in_days(tmp_path, kept)
+    assert any(mark.name in note and note.endswith("end that first") for note in raised.value.__notes__)
+    packbuilds.end(mark)
+    assert dropped_in_days(tmp_path, kept).blocks > len(ITEMS)
 
 
 def test_a_file_that_says_nothing_keeps_all(tmp_path: Path) -> None:

@@ -227,20 +227,21 @@ class Resuming:
 
 def live_of_journals(folder: Path) -> Iterator[bytes]:
     """The values that the journals in a folder name, of builds that run or may be gone on with."""
-    for _, contents in _journals_in(folder):
+    for _, contents in journals_in(folder):
         for batch in contents.batches:
             yield from batch.cids()
 
 
 def bases_of_journals(folder: Path) -> Iterator[tuple[Path, bytes]]:
     """The journals in a folder whose builds change a base, and its root."""
-    for path, contents in _journals_in(folder):
+    for path, contents in journals_in(folder):
         base = contents.build.parts.get("base", {}).get("")
         if base:
             yield path, base
 
 
-def _journals_in(folder: Path) -> Iterator[tuple[Path, Contents]]:
+def journals_in(folder: Path) -> Iterator[tuple[Path, Contents]]:
+    """The journals in a folder, and what they say."""
     # Also those that were given another kind of name; with a dot begin those that are being made.
     for path in sorted(path for path in folder.glob("*") if not path.name.startswith(".")):
         try:

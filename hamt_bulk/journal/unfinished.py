@@ -12,7 +12,7 @@ from hamt_bulk.cas.files import outside
 from hamt_bulk.errors import CASError, InvalidInput
 from hamt_bulk.journal.file import Contents, Journal, contents_of, opening
 from hamt_bulk.journal.records import Build
-from hamt_bulk.journal.resuming import SUFFIX, folder_for
+from hamt_bulk.journal.resuming import SUFFIX, folder_for, journals_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,11 @@ def give_up(name: str | os.PathLike[str], cas: ContentAddressedStore | str) -> U
 
 
 def _all(folder: Path) -> Iterator[tuple[float, Unfinished]]:
-    for path in folder.glob("*"):
-        if path.name.startswith("."):
-            continue
+    for path, contents in journals_in(folder):
         try:
             with outside("cannot read", path):
                 written = path.stat().st_mtime
-            yield written, _described(path, contents_of(path))
+            yield written, _described(path, contents)
         except CASError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise

@@ -11,7 +11,7 @@ one that was planned for shows when it is removed (`cas.packremoval`), and if no
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,7 @@ from hamt_bulk.block import AnyCID, Block, text, to_bytes
 from hamt_bulk.car import read_header
 from hamt_bulk.cas import PackCAS
 from hamt_bulk.cas.files import is_unreadable, outside
+from hamt_bulk.cas.packbuilds import Running
 from hamt_bulk.cas.packindex import PackIndex
 from hamt_bulk.cas.packremoval import remove, stamp_of
 from hamt_bulk.errors import CASError, HamtError, InvalidInput
@@ -78,17 +79,16 @@ def drop(
     moment = now_of(folder) if now is None else now
     with progress_of(progress) as show:
         builds = running_builds(folder, moment)
-        marking = _marked(folder, roots, hash_fn, moment, show)
+        marking = _marked(folder, roots, hash_fn, builds, moment, show)
         # The files are looked at first: those of this very drop are none of them.
         left = [file for file in temporary_files(folder) if is_left(file, moment, limit)]
         work = _Drop(folder, marking.live, dry_run)
         names = names_of(folder)
+        newest = min([moment - limit, *(build.since - MARGIN_SECONDS for build in builds.values())])
         # All is decided before anything is changed: a pack that is written may take the place of another one.
         for number, name in enumerate(names):
             show(BuildProgress("drop", number, len(names)))
-            work.plan(
-                name, min([moment - limit, *(build.since - MARGIN_SECONDS for build in builds.values())])
-            )
+            work.plan(name, newest)
         work.act()
         work.temporary(left)
         show(BuildProgress("drop", len(names), len(names)))
@@ -110,13 +110,15 @@ def _seconds(hours: float) -> float:
     return hours * 3600
 
 
-def _bases_of_builds(folder: Path, moment: float) -> dict[bytes, str]:
-    """The roots that running builds change, and the names of the builds' files."""
-    builds = running_builds(folder, moment)
-    return {build.base: name for name, build in builds.items() if build.base is not None}
-
-
-def _marked(folder: Path, roots: Sequence[bytes], hash_fn: HashFn, moment: float, show: Progress) -> Marking:
+def _marked(
+    folder: Path,
+    roots: Sequence[bytes],
+    hash_fn: HashFn,
+    builds: Mapping[str, Running],
+    moment: float,
+    show: Progress,
+) -> Marking:
+    """What is live. `builds` ran at the `moment` when the drop began."""
     cas = PackCAS(folder)
     if any(_is_cut(pack_path(folder, name)) for name in names_of(folder)):
         # An index file that was written before knows nothing of it.
@@ -126,7 +128,6 @@ def _marked(folder: Path, roots: Sequence[bytes], hash_fn: HashFn, moment: float
         # A build that is completed meanwhile removes its journal; one that begins, or goes on, adds to it.
         named = Held(live_of_journals(cas.journals))
         bases = list(bases_of_journals(cas.journals))
-        changed = _bases_of_builds(folder, moment)
         for root in roots:
             marking.tree(root)
         for journal, base in dict.fromkeys([*bases, *bases_of_journals(cas.journals)]):
@@ -138,12 +139,14 @@ def _marked(folder: Path, roots: Sequence[bytes], hash_fn: HashFn, moment: float
                     f"call hamt-bulk journals --give-up {journal.name[:12]}, or remove the journal"
                 )
                 raise
-        for base, name in {**_bases_of_builds(folder, moment), **changed}.items():
+        for name, build in {**running_builds(folder, moment), **builds}.items():
+            if build.base is None:
+                continue
             try:
-                marking.tree(base)
+                marking.tree(build.base)
             except HamtError as error:
                 error.add_note(
-                    f"it lies below {text(base)}, which a build changes that runs ({name}): end that first"
+                    f"it lies below {text(build.base)}, which a build changes that runs ({name}): end that first"
                 )
                 raise
         marking.finished(chain(named, live_of_journals(cas.journals)))

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 from dag_cbor.ipld import IPLDKind
@@ -24,45 +25,21 @@ def carried(cas: ContentAddressedStore, encryption: Encryption | None) -> "Parts
     In a process that cannot have them they become a store that says so when it is read, and not yet as it is unpickled:
     a Dask worker that fails in the middle of a message is lost, and so is the next one, and the caller waits for ever.
     """
-    try:
-        cas.refuse_other_processes()
-        if encryption is not None:
-            encryption.refuse_other_processes()
-    except NotPortable:
-        return _Bound(cas, encryption)
-    return cas, encryption
+    parts = cas, encryption
+    return _Bound(parts, partial(_parts_elsewhere, cas.hasher)) if any(map(_is_bound, parts)) else parts
 
 
-class _Bound:
-    """Parts of which one is of use in this process alone."""
-
-    def __init__(self, cas: ContentAddressedStore, encryption: Encryption | None) -> None:
-        self._parts = cas, encryption
-
-    def __reduce__(self) -> tuple[Callable[..., Parts], tuple[Any, ...]]:
-        return _unbound, (pickle.dumps(self._parts), self._parts[0].hasher)
-
-
-def _unbound(data: bytes, hasher: Hasher) -> Parts:
-    try:
-        parts: Parts = pickle.loads(data)
-    except NotPortable as error:
-        return Elsewhere(str(error), hasher), None
-    return parts
-
-
-def carried_root(source: Root) -> "Root | _BoundRoot":
+def carried_root(source: Root) -> "Root | _Bound":
     """As `carried`, for a root of any kind."""
-    return _BoundRoot(source) if _is_bound(source) else source
+    return _Bound(source, partial(RootElsewhere, source.root)) if _is_bound(source) else source
 
 
-def _is_bound(source: Root) -> bool:
-    """Whether something that the root is read with is of use in this process alone."""
-    for part in source.__reduce__()[1]:
-        if isinstance(part, Root):
-            if _is_bound(part):
-                return True
-        elif isinstance(part, (ContentAddressedStore, Encryption)):
+def _is_bound(part: object) -> bool:
+    """Whether it, or something that a root is read with, is of use in this process alone."""
+    match part:
+        case Root():
+            return any(map(_is_bound, part.__reduce__()[1]))
+        case ContentAddressedStore() | Encryption():
             try:
                 part.refuse_other_processes()
             except NotPortable:
@@ -70,22 +47,26 @@ def _is_bound(source: Root) -> bool:
     return False
 
 
-class _BoundRoot:
-    """A root of which something is of use in this process alone."""
+class _Bound:
+    """What is of use in this process alone; in another one it is what `elsewhere` makes of the reason."""
 
-    def __init__(self, source: Root) -> None:
-        self._source = source
+    def __init__(self, value: object, elsewhere: Callable[[str], object]) -> None:
+        self._value = value
+        self._elsewhere = elsewhere
 
-    def __reduce__(self) -> tuple[Callable[..., Root], tuple[Any, ...]]:
-        return _unbound_root, (pickle.dumps(self._source), self._source.root)
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
+        return _unbound, (pickle.dumps(self._value), self._elsewhere)
 
 
-def _unbound_root(data: bytes, root: bytes) -> Root:
+def _unbound(data: bytes, elsewhere: Callable[[str], object]) -> object:
     try:
-        source: Root = pickle.loads(data)
+        return pickle.loads(data)
     except NotPortable as error:
-        return RootElsewhere(root, str(error))
-    return source
+        return elsewhere(str(error))
+
+
+def _parts_elsewhere(hasher: Hasher, reason: str) -> Parts:
+    return Elsewhere(reason, hasher), None
 
 
 class RootElsewhere(Root):
